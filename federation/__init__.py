@@ -1,0 +1,1 @@
+"""What node and operator agree on."""

@@ -1,0 +1,1 @@
+"""Text to answer: feeds, corpus, index, retrieval, chat. Knows nothing of rounds."""

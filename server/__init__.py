@@ -1,0 +1,1 @@
+"""The operator: collect, screen, merge, gate, sign, publish."""

@@ -1,0 +1,1 @@
+"""Unit tests: one idea each, no child processes but the entry points, no network."""
