@@ -1,0 +1,1 @@
+"""The adapter: its format, coding, container, checks and signatures."""

@@ -1,0 +1,1 @@
+"""Property tests: invariants over generated inputs and orders of events."""
