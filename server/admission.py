@@ -1,0 +1,60 @@
+"""Admitting a node by its keys, and putting one out."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+from federation.errors import ProcessError, UsageError
+from federation.invitation import token_hash
+from server.config import ServerHome, load_config
+from server.control import SuperLink
+from server.enrol import register
+from server.nodes import Node, Nodes, header_key
+
+_KEY = re.compile(r"^[0-9a-f]{64}$")
+_MINUTE = 60.0
+
+
+def admit(home: ServerHome, name: str, *, supernode_key: Path, signing_key: str) -> Node:
+    """Admit a node whose public keys are known; the server must be up.
+
+    Raises:
+        UsageError: a key file that cannot be read, or a name that is taken.
+        EnrolmentError: a key that cannot be used.
+    """
+    load_config(home)
+    if not _KEY.match(signing_key):
+        raise UsageError("the signing key must be 64 hex digits")
+    try:
+        line = supernode_key.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as err:
+        raise UsageError(f"the key file {supernode_key} cannot be read: {err}") from err
+    nodes = Nodes(home.nodes_db)
+    # An invitation that nobody sees, redeemed here: one way in, with one set of checks.
+    token = token_hash(secrets.token_hex(32))
+    header = header_key(line)
+    nodes.invite_for(name, token_sha256=token, seconds=_MINUTE)
+    nodes.claim(token, supernode_key=header, signing_key=signing_key)
+    return register(nodes, SuperLink(home), name, header, signing_key)
+
+
+def ban(home: ServerHome, name: str) -> str:
+    """Refuse a node from now on; returns a warning if Flower could not be told.
+
+    The gateway reads the node book at every request, so the ban holds whether or not the SuperLink
+    is up. Flower is told as well, so that it holds no place for the node in a round.
+
+    Raises:
+        UsageError: there is no such node.
+    """
+    load_config(home)
+    node = Nodes(home.nodes_db).ban(name)
+    if not node.flower_node_id or node.status == "banned":
+        return ""
+    try:
+        SuperLink(home).unregister(node.flower_node_id)
+    except ProcessError as err:
+        return f"the gateway refuses {name} from now on; Flower could not be told: {err.message}"
+    return ""

@@ -1,0 +1,231 @@
+"""The operator's settings, and where everything of the server lies on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from federation import durable, settings
+from federation.errors import ConfigError
+
+HOME_VARIABLE = "CONSCIENCE_SERVER_HOME"
+
+
+class ServerConfig(settings.Settings):
+    """`server_config.json`, mode 0600.
+
+    Attributes:
+        name: the federation's name, for people.
+        model: the base model: "semilla", an absolute folder or a hub id; settled by init.
+        targets: "all-linear" or module suffixes.
+        quorum: fewest accepted updates for a merge.
+        round_deadline_s: a round takes what has come by then.
+        max_staleness: versions an update may lie behind; older ones expire.
+        staleness_half_life: versions after which an update's weight halves.
+        addresses: host names and IP addresses in the certificate; the first is in invitations.
+        gateway_port: as superlink_port: chosen at init and kept.
+        max_package_bytes: None means twice the expected package.
+        gate_max_tokens: per held-out document.
+        gate_tolerance: share of the current loss that counts as noise.
+        seed: of version 0 and of the gate's bootstrap.
+    """
+
+    name: str = Field(default="conscience", pattern=r"^[\w .-]{1,64}$")
+    model: str = "semilla"
+    revision: str | None = None
+    rank: int = Field(default=8, ge=1, le=1024)
+    alpha: float = Field(default=16.0, gt=0)
+    targets: str | tuple[str, ...] = "all-linear"
+    rslora: bool = False
+    strategy: str = "fedit"
+    weigher: str = "capped"
+    quorum: int = Field(default=2, ge=1)
+    round_deadline_s: float = Field(default=3600.0, gt=0)
+    max_staleness: int = Field(default=3, ge=0)
+    staleness_half_life: float = Field(default=1.0, gt=0)
+    addresses: tuple[str, ...] = ("127.0.0.1",)
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = Field(default=0, ge=0, le=65535)
+    superlink_port: int = Field(default=0, ge=0, le=65535)
+    max_package_bytes: int | None = Field(default=None, ge=1)
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    gate_max_tokens: int = Field(default=256, ge=8)
+    gate_tolerance: float = Field(default=0.005, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """Every path below the server's home; `root` is absolute."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings."""
+        return self.root / "server_config.json"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of private keys."""
+        return self.root / "keys"
+
+    @property
+    def signing_key(self) -> Path:
+        """The operator's Ed25519 key."""
+        return self.keys / "operator.key"
+
+    @property
+    def superexec_secret(self) -> Path:
+        """Secret shared by SuperLink and its executor."""
+        return self.keys / "superexec.secret"
+
+    @property
+    def tls(self) -> Path:
+        """Folder of the private CA and the server's certificate."""
+        return self.root / "tls"
+
+    @property
+    def superlink_db(self) -> Path:
+        """Flower's own state."""
+        return self.root / "superlink.db"
+
+    @property
+    def nodes_db(self) -> Path:
+        """Nodes, invitations and traffic."""
+        return self.root / "nodes.sqlite"
+
+    @property
+    def intake_db(self) -> Path:
+        """What became of each package."""
+        return self.root / "intake.sqlite"
+
+    @property
+    def registry(self) -> Path:
+        """Published global adapters."""
+        return self.root / "registry"
+
+    @property
+    def candidates(self) -> Path:
+        """Refused candidates, for study."""
+        return self.root / "candidates"
+
+    @property
+    def spool(self) -> Path:
+        """Packages received and not yet merged."""
+        return self.root / "spool"
+
+    @property
+    def gate(self) -> Path:
+        """The operator's own held-out documents (JSONL)."""
+        return self.root / "gate"
+
+    @property
+    def rounds(self) -> Path:
+        """One report a round, `<n>.json`."""
+        return self.root / "rounds"
+
+    @property
+    def logs(self) -> Path:
+        """Log files of the server and its children."""
+        return self.root / "logs"
+
+    @property
+    def flwr(self) -> Path:
+        """Flower's home (FLWR_HOME)."""
+        return self.root / "flwr"
+
+    @property
+    def app(self) -> Path:
+        """The Flower app folder that rounds are started from."""
+        return self.root / "app"
+
+    @property
+    def commands(self) -> Path:
+        """Folder that the executor finds Flower's commands in first."""
+        return self.root / "commands"
+
+    @property
+    def running(self) -> Path:
+        """JSON with the pid and ports of the server that is up."""
+        return self.root / "running.json"
+
+    @property
+    def up_lock(self) -> Path:
+        """Held while the server is up."""
+        return self.root / ".up.lock"
+
+    @property
+    def round_lock(self) -> Path:
+        """Held while a round runs."""
+        return self.root / ".round.lock"
+
+
+def find_home(flag: Path | None = None, environment: Mapping[str, str] | None = None) -> ServerHome:
+    """Place of the server's files: flag, then CONSCIENCE_SERVER_HOME, then the platform's."""
+    from platformdirs import user_data_path
+
+    named = (os.environ if environment is None else environment).get(HOME_VARIABLE, "")
+    root = flag or (Path(named) if named else user_data_path("conscienceai-server"))
+    return ServerHome(root.expanduser().absolute())
+
+
+def load_config(
+    home: ServerHome,
+    *,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> ServerConfig:
+    """Read the settings of an existing home.
+
+    Raises:
+        ConfigError: no server has been set up there, or a value is wrong.
+    """
+    if not home.config.exists():
+        raise ConfigError(
+            f"there is no server at {home.root}", hint="Run: flower-server init --home DIR"
+        )
+    chosen = os.environ if environment is None else environment
+    return settings.load(ServerConfig, home.config, environment=chosen, flags=flags)[0]
+
+
+def new_config(values: Mapping[str, Any]) -> ServerConfig:
+    """Settings for a new server: defaults, environment, then `values` that are not None.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    if "rank" in given and "alpha" not in given:
+        given["alpha"] = 2.0 * given["rank"]
+    return settings.load(ServerConfig, None, environment=os.environ, flags=given)[0]
+
+
+def parse_settings(lines: Iterable[str]) -> dict[str, Any]:
+    """Read settings given as "key=value", values as JSON or else plain text.
+
+    Raises:
+        ConfigError: a line without "=".
+    """
+    found: dict[str, Any] = {}
+    for line in lines:
+        key, sign, text = line.partition("=")
+        if not sign:
+            raise ConfigError(f"'{line}' is not a setting", hint="Write key=value.")
+        try:
+            found[key.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            found[key.strip()] = text
+    return found
+
+
+def save_config(home: ServerHome, config: ServerConfig) -> None:
+    """Write the settings."""
+    durable.make_folder(home.root)
+    settings.save(config, home.config)
