@@ -128,6 +128,10 @@ class Registry:
             if n > after
         )
 
+    def manifest_hashes(self) -> dict[int, str]:
+        """Version -> sha256 of its canonical manifest: what packages name as their origin."""
+        return {version: sha256_of(self.manifest(version)) for version in self.versions()}
+
     def merged_inputs(self) -> dict[str, int]:
         """Package sha256 -> the version it was merged into, over all versions."""
         return {

@@ -25,12 +25,16 @@ from server.rounds import next_report_path, report_paths
 from strategies.adapter_fedavg import AdapterFedAvg, Timing
 from strategies.round import Mode, Round, RoundPolicy
 from strategies.screen import ScreenPolicy
+from strategies.sizes import SizePolicy
 from strategies.spool import Spool
 from strategies.weigh import WeighPolicy
 
 logger = logging.getLogger(__name__)
 app = ServerApp()
 HISTORY_ROUNDS = 30
+# Nodes choose how long they train, so honest norms differ: shrink above twice the usual size,
+# refuse above three and a half times.
+MIN_SIGMA = 0.35
 
 
 @app.main()
@@ -67,7 +71,9 @@ def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> Ada
         strategy=config.strategy,
         seed=config.seed,
         log_norms=earlier_log_norms(home),
-        screen=ScreenPolicy(max_staleness=config.max_staleness),
+        screen=ScreenPolicy(
+            max_staleness=config.max_staleness, sizes=SizePolicy(min_sigma=MIN_SIGMA)
+        ),
         weigh=WeighPolicy(by=config.weigher, half_life=config.staleness_half_life),
     )
     timing = Timing(collect_s=config.round_deadline_s)

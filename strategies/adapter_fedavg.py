@@ -1,0 +1,384 @@
+"""The Flower strategy: hello → collect → screen → weigh → reduce → gate → register → deploy.
+
+Flower's own loop calls the four hooks; between them only bodies of `federation.protocol` and at
+most one blob a message travel. A reply that is broken in any way counts as one lost reply.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar, cast
+
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    MetricRecordValues,
+)
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result
+
+from federation import protocol
+from federation.errors import ConscienceError
+from federation.protocol import (
+    Body,
+    Collect,
+    CollectReply,
+    Deploy,
+    DeployReply,
+    Hello,
+    HelloReply,
+    Offer,
+    Verdict,
+)
+from strategies.flower_message import blob_of, blob_record, body_of, compose, error_of
+from strategies.round import Gate, Member, Outcome, Round, RoundPolicy
+from strategies.spool import Arrival
+from strategies.streaming import StreamingGrid
+
+logger = logging.getLogger(__name__)
+B = TypeVar("B", bound=Body)
+
+
+class Desk(Protocol):
+    """What the strategy asks the operator's books: `server.desk.ServerDesk` is one."""
+
+    def member(self, flower_node_id: int) -> Member | None:
+        """The admitted node behind a Flower node id."""
+
+    def choose(self, member: Member, offers: Sequence[Offer]) -> str:
+        """Hash of the offer to ask for, or "" for none."""
+
+    def verdicts(self, member: Member, offers: Sequence[Offer]) -> tuple[Verdict, ...]:
+        """Verdicts the node has not acknowledged, and those on packages it offers again."""
+
+    def acknowledge(self, member: Member, verdicts: Sequence[Verdict]) -> None:
+        """The node has these verdicts."""
+
+    def version(self) -> int:
+        """The current global version."""
+
+    def package(self) -> bytes:
+        """The current global adapter as one package."""
+
+    def chain(self, after: int) -> tuple[str, ...]:
+        """Signed manifests of the versions after `after`, oldest first, as JSON texts."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Bounds of one round, in seconds, and the clock they are read from.
+
+    Attributes:
+        gather_s: wait for the quorum of nodes to be online.
+        hello_s, collect_s, deploy_s: wait for the replies of each exchange.
+        poll_s: pause between looks.
+        clock, sleep: time's edge.
+    """
+
+    gather_s: float = 60.0
+    hello_s: float = 120.0
+    collect_s: float = 3600.0
+    deploy_s: float = 600.0
+    poll_s: float = 0.5
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass
+class RoundReport:
+    """What happened in a round, exchange by exchange; plain values, ready for JSON."""
+
+    mode: str
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    lost: list[dict[str, str]] = field(default_factory=list)
+    outcome: dict[str, Any] = field(default_factory=dict)
+    deployed: list[dict[str, Any]] = field(default_factory=list)
+    version_before: int = -1
+    version_after: int = -1
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Peer:
+    """One node during the round."""
+
+    member: Member
+    held: int = -1
+    offers: tuple[Offer, ...] = ()
+    want: str = ""
+    told: tuple[Verdict, ...] = ()
+    heard: frozenset[str] = frozenset()
+
+
+class AdapterFedAvg(FedAvg):
+    """FedAvg over LoRA adapters, from outboxes or trained on the spot.
+
+    Args:
+        desk: the operator's books.
+        work: takes packages in and merges them.
+        gate: held-out comparison.
+        policy: mode, quorum, reducer, weigher, screen.
+        timing: bounds; nothing waits without one.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        work: Round,
+        gate: Gate,
+        policy: RoundPolicy,
+        timing: Timing | None = None,
+    ) -> None:
+        super().__init__()
+        self.desk = desk
+        self.work = work
+        self.gate = gate
+        self.policy = policy
+        self.timing = timing or Timing()
+        self.report = RoundReport(policy.mode)
+        self._peers: dict[int, _Peer] = {}
+        self._clock = self.timing.clock
+        self._sleep = self.timing.sleep
+
+    def summary(self) -> None:
+        """Log what this strategy will do."""
+        logger.info(
+            "%s: %s, quorum %d, mode %s",
+            type(self).__name__,
+            self.policy.strategy,
+            self.policy.quorum,
+            self.policy.mode,
+        )
+
+    def run(self, grid: Grid, *, rounds: int = 1) -> Result:
+        """Run Flower's loop over a grid that yields replies one at a time."""
+        streaming = StreamingGrid(
+            grid, poll_s=self.timing.poll_s, clock=self._clock, sleep=self._sleep
+        )
+        return self.start(
+            cast(Grid, streaming),
+            initial_arrays=blob_record(self.desk.package()),
+            num_rounds=rounds,
+            timeout=self.timing.collect_s,
+        )
+
+    # -- hello and collect ---------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every online node what it holds, then ask for one package each."""
+        self.report = RoundReport(self.policy.mode, version_before=self.desk.version())
+        self.work.reconcile()
+        with _Phase(self, "gather"):
+            self._gather(grid)
+        with _Phase(self, "hello"):
+            self._say_hello(grid)
+        messages = []
+        for node_id, peer in self._peers.items():
+            message = self._collect_message(node_id, peer, arrays)
+            if message is not None:
+                messages.append(message)
+        self._collect_started = self._clock()
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Spool each reply as it comes, then screen, weigh, reduce, gate and register."""
+        for reply in replies:
+            self._take(reply)
+        self.report.seconds["collect"] = self._clock() - self._collect_started
+        outcome = self.work.finish(self.policy, self.gate, clock=self._clock)
+        self.report.outcome = outcome.to_json()
+        self.report.seconds |= outcome.seconds
+        self.report.version_after = self.desk.version()
+        if outcome.version is None:
+            logger.info("round %d: nothing published: %s", server_round, outcome.reason)
+            return None, _metrics(outcome)
+        logger.info("round %d: published v%d", server_round, outcome.version)
+        return blob_record(self.desk.package()), _metrics(outcome)
+
+    # -- deploy --------------------------------------------------------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the current adapter to the nodes that lack it, and verdicts to whom they belong."""
+        self._deploy_started = self._clock()
+        messages = []
+        for node_id, peer in self._peers.items():
+            version = self.desk.version()
+            news = self.desk.verdicts(peer.member, peer.offers)
+            peer.told = tuple(verdict for verdict in news if verdict.sha256 not in peer.heard)
+            if peer.held >= version and not peer.told:
+                continue
+            body = Deploy(version=version, chain=self.desk.chain(peer.held), verdicts=peer.told)
+            blob = arrays if peer.held < version else None
+            messages.append(self._message(node_id, MessageType.EVALUATE, body, blob))
+        return messages
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Note who holds what now, and the loss each node measured on its own held-out text."""
+        losses = []
+        for reply in replies:
+            found = self._read(reply, DeployReply)
+            if found is None:
+                continue
+            peer, body = found
+            self.report.deployed.append(
+                {"node": body.node, "version": body.held_version, "accepted": body.accepted}
+                | {"reason": body.reason, "loss": body.loss, "examples": body.examples}
+            )
+            self.desk.acknowledge(peer.member, peer.told)
+            peer.held = body.held_version
+            if body.loss is not None:
+                losses.append(body.loss)
+        self.report.seconds["deploy"] = self._clock() - self._deploy_started
+        metrics: dict[str, MetricRecordValues] = {"deployed": float(len(self.report.deployed))}
+        if losses:
+            metrics["mean-local-loss"] = sum(losses) / len(losses)
+        return MetricRecord(metrics)
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _gather(self, grid: Grid) -> None:
+        """Wait, not for ever, until the quorum of admitted nodes is online."""
+        deadline = self._clock() + self.timing.gather_s
+        while True:
+            self._peers = {}
+            for node_id in grid.get_node_ids():
+                member = self.desk.member(node_id)
+                if member is not None:
+                    self._peers[node_id] = _Peer(member)
+            if len(self._peers) >= self.policy.quorum or self._clock() >= deadline:
+                return
+            self._sleep(self.timing.poll_s)
+
+    def _say_hello(self, grid: Grid) -> None:
+        body = Hello(current_version=self.desk.version(), mode=self.policy.mode)
+        kind = f"{MessageType.QUERY}.{protocol.HELLO_ACTION}"
+        messages = [self._message(node_id, kind, body) for node_id in self._peers]
+        answered = set()
+        for reply in grid.send_and_receive(messages, timeout=self.timing.hello_s):
+            found = self._read(reply, HelloReply)
+            if found is None:
+                continue
+            peer, hello = found
+            answered.add(reply.metadata.src_node_id)
+            peer.held = hello.held_version
+            peer.offers = hello.offers
+            peer.want = (
+                "" if self.policy.mode == "live" else self.desk.choose(peer.member, hello.offers)
+            )
+            self.report.nodes.append(
+                {"node": hello.node, "held": hello.held_version, "offers": len(hello.offers)}
+                | {"asked": peer.want}
+            )
+        silent = set(self._peers) - answered
+        for node_id in silent:
+            self.report.lost.append({"node": self._peers[node_id].member.node, "at": "hello"})
+            del self._peers[node_id]
+
+    def _collect_message(self, node_id: int, peer: _Peer, arrays: ArrayRecord) -> Message | None:
+        version = self.desk.version()
+        lacks = peer.held < version
+        peer.told = self.desk.verdicts(peer.member, peer.offers)
+        if self.policy.mode == "collect" and not (peer.want or lacks or peer.told):
+            return None
+        body = Collect(
+            mode=self.policy.mode,
+            want=peer.want,
+            verdicts=peer.told,
+            version=version,
+            chain=self.desk.chain(peer.held) if lacks else (),
+        )
+        return self._message(node_id, MessageType.TRAIN, body, arrays if lacks else None)
+
+    def _take(self, reply: Message) -> None:
+        found = self._read(reply, CollectReply)
+        if found is None:
+            return
+        peer, body = found
+        peer.held = max(peer.held, min(body.held_version, self.desk.version()))
+        self.desk.acknowledge(peer.member, peer.told)
+        peer.heard = frozenset(verdict.sha256 for verdict in peer.told)
+        data = blob_of(reply)
+        if data is None:
+            return
+        if self.policy.mode == "collect" and not peer.want:
+            self._lose(peer.member, "collect", "sent a package that was not asked for")
+            return
+        arrival = Arrival(
+            node=peer.member.node,
+            flower_node=reply.metadata.src_node_id,
+            received_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            round=self.report.version_before + 1,
+        )
+        refusal = self.work.take(data, arrival)
+        if refusal is not None:
+            self._lose(peer.member, "collect", f"{refusal.code}: {refusal.detail}")
+
+    def _read(self, reply: Message, kind: type[B]) -> tuple[_Peer, B] | None:
+        """The peer and body of a reply, or None: a broken reply is a lost one."""
+        peer = self._peers.get(reply.metadata.src_node_id)
+        if reply.has_error():
+            if peer is None and reply.metadata.src_node_id not in self._peers:
+                self.report.lost.append({"node": "?", "at": kind.__name__, "why": "unavailable"})
+            elif peer is not None:
+                self._lose(peer.member, kind.__name__, error_of(reply))
+            return None
+        if peer is None:
+            return None
+        try:
+            body = body_of(reply, kind)
+        except ConscienceError as err:
+            self._lose(peer.member, kind.__name__, err.message)
+            return None
+        if getattr(body, "node", peer.member.node) != peer.member.node:
+            self._lose(peer.member, kind.__name__, "speaks in another node's name")
+            return None
+        return peer, body
+
+    def _lose(self, member: Member, at: str, why: str) -> None:
+        logger.warning("lost reply of node %s at %s: %s", member.node, at, why)
+        self.report.lost.append({"node": member.node, "at": at, "why": why[:400]})
+
+    def _message(
+        self, node_id: int, kind: str, body: Body, blob: ArrayRecord | None = None
+    ) -> Message:
+        ttl_s = self.timing.collect_s + self.timing.deploy_s + 600.0
+        return compose(body, node_id=node_id, kind=kind, ttl_s=ttl_s, blob=blob)
+
+
+class _Phase:
+    """Times a block into the report of the strategy's round."""
+
+    def __init__(self, strategy: AdapterFedAvg, name: str) -> None:
+        self._strategy = strategy
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._started = self._strategy._clock()
+
+    def __exit__(self, *_: object) -> None:
+        elapsed = self._strategy._clock() - self._started
+        self._strategy.report.seconds[self._name] = elapsed
+
+
+def _metrics(outcome: Outcome) -> MetricRecord:
+    values: dict[str, MetricRecordValues] = {
+        "merged": float(len(outcome.merged)),
+        "refused": float(len(outcome.refused)),
+        "waiting": float(outcome.waiting),
+    }
+    return MetricRecord(values)

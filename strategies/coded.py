@@ -1,0 +1,224 @@
+"""One tensor as it was coded for the wire, and the float64 sum over many of them.
+
+The sum walks through blocks that fit the caches, reads the stored bytes of a block of several
+updates, decodes them there and adds them up, so neither a decoded nor a stored adapter is ever
+in memory. Files are read, not mapped: a page cache of huge pages maps 2 MiB at each touch. No
+BLAS: the bits of the result do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.adapter.tensors import RawTensor
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
+Kind: TypeAlias = Literal["float32", "int8", "uint16"]
+
+# Values of one block, and values of all updates in it that are decoded together: the best of the
+# sizes tried by scripts/bench_merge.py; 2^19 values are 2 MiB of f32.
+BLOCK = 2**15
+CELLS = 2**19
+SPAN = 2**10  # values of B weighed at once: many short rows as one long one
+
+_ITEM_BYTES: dict[Kind, int] = {"float32": 4, "int8": 1, "uint16": 2}
+_HIGH_HALF, _HALF_BITS = np.uint32(0xFFFF0000), np.uint32(16)
+
+
+class Coded(NamedTuple):
+    """One tensor of one update, wherever its bytes are.
+
+    Attributes:
+        kind: "float32", "uint16" (bf16 bits) or "int8" (steps), little-endian.
+        shape: (rows, columns).
+        read: fills a 1-D buffer with the stored bytes from the given byte on.
+        steps: int8 only: the size of a step per rank row, f32 (r,).
+        rank_axis: the axis of length r: 0 in A, 1 in B.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    read: Callable[[Bytes, int], None]
+    steps: F32 | None = None
+    rank_axis: int = 0
+
+    @classmethod
+    def of(cls, raw: RawTensor, steps: F32 | None = None, rank_axis: int = 0) -> Coded:
+        """Wrap an array in memory: f32 values, uint16 holding bf16 bits, or int8 steps."""
+        stored = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
+
+        def read(buffer: Bytes, begin: int) -> None:
+            buffer[:] = stored[begin : begin + buffer.size]
+
+        return cls(cast("Kind", raw.dtype.name), raw.shape, read, steps, rank_axis)
+
+    def decode(self) -> F32:
+        """Return the values as a new f32 array of the same shape."""
+        return moved(np.zeros(self.shape, np.float32), [self], np.ones(1))
+
+
+def moved(start: F32, terms: Sequence[Coded], weights: F64) -> F32:
+    """Return start + sum_i weights_i * decoded term_i, summed in f64.
+
+    Terms are summed in their order within each kind (f32, int8, bf16), so equal inputs give equal
+    bits. An int8 value is step times size in f64, never rounded to f32 before it is weighed.
+
+    Args:
+        start: f32, 2-D; not modified.
+        terms: each of the shape of `start`.
+        weights: one per term, finite.
+
+    Returns:
+        A new f32 array.
+
+    Raises:
+        ValueError: a term of another shape, or another number of weights.
+        FormatError: the bytes of a term are no longer there.
+    """
+    if len(terms) != len(weights):
+        raise ValueError(f"{len(terms)} terms and {len(weights)} weights")
+    for term in terms:
+        if term.shape != start.shape:
+            raise ValueError(f"a change of shape {term.shape} for a factor of {start.shape}")
+    out = np.empty(start.shape, np.float32)
+    source, target = np.ascontiguousarray(start).reshape(-1), out.reshape(-1)
+    blocks = _Blocks(terms, weights, _width(start.shape))
+    with np.errstate(over="ignore", invalid="ignore"):  # hostile values: the gate sees the result
+        for begin in range(0, target.size, blocks.width):
+            end = min(begin + blocks.width, target.size)
+            blocks.add(source[begin:end], target[begin:end], begin)
+    return out
+
+
+class _Blocks:
+    """Buffers for one tensor, used again for each block of it."""
+
+    def __init__(self, terms: Sequence[Coded], weights: F64, width: int) -> None:
+        self.width = width
+        self._flat = [*_grouped(terms, weights, "float32", width)]
+        self._flat += _grouped(terms, weights, "int8", width)
+        self._halves = _grouped(terms, weights, "uint16", width)
+        groups = self._flat + self._halves
+        most = max((len(group.terms) for group in groups), default=0)
+        item = max((_ITEM_BYTES[group.terms[0].kind] for group in groups), default=1)
+        self._bytes = np.empty(most * width * item, np.uint8)
+        self._values = np.empty(most * width, np.float32)
+        self._total, self._part = np.empty(width), np.empty(width)
+
+    def add(self, source: F32, target: F32, begin: int) -> None:
+        """Set `target` to `source` plus the sum of all terms from value `begin` on."""
+        size = source.size
+        total, part = self._total[:size], self._part[:size]
+        total[:] = source
+        for group in self._flat:
+            group.weigh(group.read(self._bytes, begin, size), begin, part)
+            total += part
+        if self._halves:
+            self._add_halves(total, begin)
+        target[:] = total
+
+    def _add_halves(self, total: F64, begin: int) -> None:
+        """Add bf16 terms: two bf16 values side by side are one 32-bit word.
+
+        Shifted or masked, the word is the f32 of its low or its high value: all words of a block
+        at once, in two operations on whole registers.
+        """
+        size = total.size
+        padded = size + size % 2
+        sums = self._part[:padded].reshape(2, -1)
+        sums[0], sums[1, : size // 2] = total[0::2], total[1::2]
+        one = np.empty(padded // 2)
+        for group in self._halves:
+            words = group.read(self._bytes, begin, size).view(np.uint32)
+            bits = self._values[: words.size].view(np.uint32).reshape(words.shape)
+            np.left_shift(words, _HALF_BITS, out=bits)
+            values = bits.view(np.float32)
+            sums[0] += np.einsum("i,ij->j", group.weights, values, out=one, dtype=np.float64)
+            np.bitwise_and(words, _HIGH_HALF, out=bits)
+            sums[1] += np.einsum("i,ij->j", group.weights, values, out=one, dtype=np.float64)
+        total[0::2], total[1::2] = sums[0], sums[1, : size // 2]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Terms of one kind that are decoded together."""
+
+    terms: tuple[Coded, ...]
+    weights: F64
+
+    def read(self, buffer: Bytes, begin: int, size: int) -> npt.NDArray[Any]:
+        """Read values `begin` … `begin + size` of each term into a row of `buffer`.
+
+        Returns:
+            (terms, size) stored values; bf16 rows are padded with a zero to an even length.
+        """
+        kind = self.terms[0].kind
+        item = _ITEM_BYTES[kind]
+        length = (size + size % 2 if kind == "uint16" else size) * item
+        rows = buffer[: len(self.terms) * length].reshape(-1, length)
+        rows[:, size * item :] = 0
+        for term, row in zip(self.terms, rows, strict=True):
+            term.read(row[: size * item], begin * item)
+        return rows.view(kind)
+
+    def weigh(self, stored: npt.NDArray[Any], begin: int, out: F64) -> None:
+        """Set `out` to the weighted sum of f32 or int8 rows.
+
+        Args:
+            stored: what `read` returned for `begin`; a multiple of the rank for int8 B.
+            begin: the first value.
+            out: (size,), overwritten.
+        """
+        first, size = self.terms[0], out.size
+        if first.steps is None:
+            np.einsum("i,ij->j", self.weights, stored, out=out, dtype=np.float64)
+        elif first.rank_axis == 0:
+            length = first.shape[1]
+            for row in range(begin // length, -(-(begin + size) // length)):
+                low, high = max(row * length - begin, 0), min((row + 1) * length - begin, size)
+                shares, part = self.shares[:, row], out[low:high]
+                np.einsum("i,ij->j", shares, stored[:, low:high], out=part, dtype=np.float64)
+        else:
+            span = self.shares.shape[1]
+            whole = size // span * span
+            rows, target = stored[:, :whole].reshape(len(stored), -1, span), out[:whole]
+            np.einsum(
+                "ij,ikj->kj", self.shares, rows, out=target.reshape(-1, span), dtype=np.float64
+            )
+            rest = self.shares[:, : size - whole]
+            np.einsum("ij,ij->j", rest, stored[:, whole:], out=out[whole:], dtype=np.float64)
+
+    @cached_property
+    def shares(self) -> F64:
+        """Weight times size of a step: (terms, r) for A; for B repeated along a span of rows."""
+        steps = np.stack([cast("F32", term.steps) for term in self.terms])
+        shares = steps * self.weights[:, None]
+        return (
+            np.tile(shares, max(1, SPAN // steps.shape[1])) if self.terms[0].rank_axis else shares
+        )
+
+
+def _grouped(terms: Sequence[Coded], weights: F64, kind: Kind, width: int) -> list[_Group]:
+    chosen = [index for index, term in enumerate(terms) if term.kind == kind]
+    length = max(1, CELLS // max(width, 1))
+    parts = [chosen[first : first + length] for first in range(0, len(chosen), length)]
+    return [
+        _Group(tuple(terms[index] for index in part), np.array(weights[part], np.float64))
+        for part in parts
+    ]
+
+
+def _width(shape: tuple[int, ...]) -> int:
+    """Return the length of a block: even for bf16, whole rows for the steps of B."""
+    columns = 2 * shape[-1]
+    whole = BLOCK if columns > BLOCK else BLOCK // columns * columns
+    return min(math.prod(shape) + math.prod(shape) % 2, whole)

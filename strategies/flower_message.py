@@ -1,0 +1,58 @@
+"""Bodies and blobs in and out of Flower messages (flwr door, with `adapter_fedavg`)."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from federation import protocol
+from federation.errors import FormatError
+from federation.protocol import Body
+
+B = TypeVar("B", bound=Body)
+
+
+def compose(
+    body: Body, *, node_id: int, kind: str, ttl_s: float, blob: ArrayRecord | None = None
+) -> Message:
+    """A message of type `kind` to `node_id` that lives for `ttl_s` seconds."""
+    content = RecordDict(
+        {protocol.BODY_KEY: ConfigRecord({protocol.BODY_KEY: body.model_dump_json()})}
+    )
+    if blob is not None:
+        content[protocol.BLOB_KEY] = blob
+    return Message(content, dst_node_id=node_id, message_type=kind, ttl=ttl_s)
+
+
+def blob_record(data: bytes) -> ArrayRecord:
+    """One array of raw bytes; not `np.save`, which would copy them twice."""
+    array = Array(dtype="uint8", shape=(len(data),), stype=protocol.BLOB_KIND, data=data)
+    return ArrayRecord({protocol.BLOB_KEY: array})
+
+
+def blob_of(message: Message) -> bytes | None:
+    """The blob that rides along, or None."""
+    record = message.content.array_records.get(protocol.BLOB_KEY)
+    array = record.get(protocol.BLOB_KEY) if record is not None else None
+    if array is None or array.stype != protocol.BLOB_KIND:
+        return None
+    return bytes(array.data)
+
+
+def body_of(message: Message, kind: type[B]) -> B:
+    """The body, which must be of `kind`.
+
+    Raises:
+        FormatError: there is none, or it is another.
+    """
+    record = message.content.config_records.get(protocol.BODY_KEY)
+    text = record.get(protocol.BODY_KEY) if record is not None else None
+    if not isinstance(text, str):
+        raise FormatError("the reply holds no body")
+    return protocol.parse(kind, text)
+
+
+def error_of(message: Message) -> str:
+    """Why an error reply is one."""
+    return str(message.error.reason or f"error {message.error.code}")

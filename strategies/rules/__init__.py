@@ -1,0 +1,1 @@
+"""One reducer a file: how the modules of many adapters become one."""

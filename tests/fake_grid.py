@@ -1,0 +1,61 @@
+"""A Flower Grid in one process: real messages, nodes that are plain functions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flwr.app import Message
+from flwr.supercore.task_identity import TaskIdentity
+
+Answer = Callable[[Message], Message | None]
+
+
+class FakeGrid:
+    """Hands each message to its node at once; the reply waits to be pulled.
+
+    Args:
+        nodes: Flower node id -> what it answers; None answers never.
+        order: node ids in the order their replies may be pulled; default: as sent.
+    """
+
+    def __init__(self, nodes: dict[int, Answer], *, order: Iterable[int] = ()) -> None:
+        self.nodes = nodes
+        self.sent: list[Message] = []
+        self._order = list(order)
+        self._ids = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+    def get_node_ids(self) -> list[int]:
+        """All nodes are online."""
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Deliver and collect the answers."""
+        ids = []
+        for message in messages:
+            message_id = f"{self._rank(message):04d}-{next(self._ids)}"
+            message.metadata.__dict__["_message_id"] = message_id
+            self.sent.append(message)
+            TaskIdentity.node_id = message.metadata.dst_node_id
+            reply = self.nodes[message.metadata.dst_node_id](message)
+            TaskIdentity.node_id = 1
+            if reply is not None:
+                self._replies[message_id] = reply
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies that are there."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float = 0) -> list[Any]:
+        """Send and pull once."""
+        del timeout
+        return self.pull_messages(self.push_messages(messages))
+
+    def _rank(self, message: Message) -> int:
+        node = message.metadata.dst_node_id
+        return self._order.index(node) if node in self._order else 0

@@ -1,0 +1,1 @@
+"""Integration tests: real parts side by side: SQLite, TLS servers, Flower processes."""

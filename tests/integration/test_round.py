@@ -1,0 +1,127 @@
+"""The night's exchanges over a grid: who is asked, what is merged, who hears what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flwr.app import Message
+
+from federation.protocol import CollectReply
+from strategies.weigh import WeighPolicy
+from tests.round_bench import Bench, HandNode, equal, reply_with
+
+
+def test_a_night_merges_every_package_and_tells_every_node(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2, 3):
+        bench.add(seed)
+    report = bench.run(quorum=3).report
+    assert report.outcome["version"] == 1
+    assert bench.registry.current == 1
+    assert sorted(bench.registry.merged_inputs()) == sorted(p.sha256 for p in bench.people)
+    assert all(p.held == 1 for p in bench.people)
+    assert [v.state for p in bench.people for v in p.told] == ["merged"] * 3
+    assert {v.version for p in bench.people for v in p.told} == {1}
+
+
+def test_the_merge_has_the_same_bits_for_any_order_of_arrival(tmp_path: Path) -> None:
+    one = Bench(tmp_path / "one")
+    other = Bench(tmp_path / "other", twin=one)
+    for seed in (1, 2, 3):
+        twin = one.add(seed)
+        other.add(seed, key=twin.key).package = twin.package
+    one.run(order=[100, 101, 102])
+    other.run(order=[102, 100, 101])
+    assert one.registry.current == 1
+    assert equal(one.current(), other.current())
+
+
+def test_a_package_is_merged_once_however_often_it_is_offered(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    person = bench.add(1)
+    bench.run()
+    after_one = bench.current()
+    report = bench.run().report
+    assert report.outcome["version"] is None
+    assert bench.registry.current == 1
+    assert equal(bench.current(), after_one)
+    assert [verdict.sha256 for verdict in person.told].count(person.sha256) >= 1
+
+
+def test_the_global_adapter_rides_along_only_to_nodes_that_lack_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        bench.add(seed)
+    bench.people[1].held = -1
+    bench.run(quorum=2)
+    assert [person.blobs for person in bench.people] == [1, 2]
+
+
+def test_too_few_updates_publish_nothing_and_wait_for_the_next_night(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.add(1)
+    first = bench.run(quorum=2).report
+    assert (first.outcome["version"], first.outcome["waiting"]) == (None, 1)
+    bench.add(2)
+    second = bench.run(quorum=2).report
+    assert second.outcome["version"] == 1
+    assert len(second.outcome["merged"]) == 2
+
+
+def test_a_killed_round_is_finished_from_the_spool_without_asking_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        bench.add(seed)
+    bench.run(quorum=3)  # both packages lie in the spool when "the process dies"
+    asked: list[str] = []
+
+    def note(_message: Message, node: HandNode) -> None:
+        asked.append(node.node)
+
+    for person in bench.people:
+        person.twist = note
+    report = bench.run(quorum=2).report
+    assert report.outcome["version"] == 1
+    assert asked == []
+
+
+def test_a_worse_candidate_is_kept_for_study_and_never_published(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    person = bench.add(1)
+    before = bench.current()
+    bench.gate.accepts = False
+    report = bench.run().report
+    assert report.outcome["version"] is None
+    assert equal(bench.current(), before)
+    assert len(bench.gate.kept) == 1
+    assert [(v.state, v.reason.split(":")[0]) for v in person.told] == [("refused", "gate")]
+
+
+def test_a_stranger_is_never_asked(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.add(1)
+    bench.nodes.ban("node-0")
+    report = bench.run().report
+    assert (report.nodes, report.outcome["version"]) == ([], None)
+
+
+def test_a_node_speaking_in_another_name_is_a_lost_reply(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    honest, liar = bench.add(1), bench.add(2)
+    liar.twist = lambda message, node: reply_with(
+        message, CollectReply(node=honest.node, sha256=node.sha256), node.package
+    )
+    report = bench.run().report
+    assert [record["node"] for record in report.outcome["merged"]] == [honest.node]
+    assert any("another node's name" in lost["why"] for lost in report.lost)
+
+
+@pytest.mark.parametrize(("examples", "share"), [(12, 0.5), (10**6, 5 / 6)])
+def test_example_counts_are_capped(tmp_path: Path, examples: int, share: float) -> None:
+    bench = Bench(tmp_path)
+    bench.add(1, examples=12)
+    loud = bench.add(2, examples=examples)
+    report = bench.run(weigh=WeighPolicy(by="capped")).report
+    weights = {record["node"]: record["weight"] for record in report.outcome["merged"]}
+    assert weights[loud.node] == pytest.approx(share)
