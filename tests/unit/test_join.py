@@ -212,6 +212,10 @@ def test_a_base_model_that_is_not_at_hand_is_named_before_anything_is_sent(
 ) -> None:
     with pytest.raises(BaseMismatchError, match=r"semilla.*is not on this machine") as caught:
         join(home, NodeConfig(), invitation.encode(invite(gateway, chain, base_hash="cd" * 32)))
+    assert "Install the operator's version" in caught.value.hint
+    text = invitation.encode(invite(gateway, chain, base_hash="cd" * 32, base_ref="org/other"))
+    with pytest.raises(BaseMismatchError, match="org/other") as caught:
+        join(home, NodeConfig(), text)
     assert str(home.models) in caught.value.hint
     assert gateway.asked == []
 

@@ -19,11 +19,12 @@ from federation.model.encoding import (
     encode,
     fit,
     pack,
+    positions,
     windows,
 )
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
 
-EOS = 2
+BOS, EOS = 1, 2
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +91,34 @@ def test_fitting_keeps_the_end_of_the_prompt_and_the_start_of_the_answer(
         assert len(ids) == prompt + answer
 
 
-def test_packing_fills_every_window_but_the_last() -> None:
+@pytest.mark.parametrize("before", [[EOS], []])
+def test_packing_fills_every_window_but_the_last(before: list[int]) -> None:
     streams = [np.asarray([*range(10, 10 + n), EOS], dtype=np.int64) for n in (3, 9, 5, 1)]
-    pieces = pack(streams, eos=EOS, max_tokens=4)
-    assert [len(piece.ids) - 1 for piece in pieces] == [4, 4, 4, 4, 4, 2]
+    pieces = pack(streams, before=before, max_tokens=4)
+    assert [len(piece.ids) - 1 for piece in pieces][:-1] == [4] * (len(pieces) - 1)
     learnt = [int(i) for piece in pieces for i in piece.ids[piece.start :]]
-    assert learnt == [int(i) for stream in streams for i in stream]
+    whole = [*before, *(int(i) for stream in streams for i in stream)]
+    assert learnt == whole[1:]
+
+
+def test_packed_documents_are_told_apart() -> None:
+    streams = [np.asarray([BOS, *range(10, 10 + n), EOS], dtype=np.int64) for n in (2, 1, 3)]
+    own_bos = pack(streams, before=[], max_tokens=100)[0]
+    assert own_bos.segments() == [4, 3, 4]
+    assert [own_bos.ids[at] for at in (0, *own_bos.breaks)] == [BOS] * 3
+    after_eos = pack([stream[1:] for stream in streams], before=[EOS], max_tokens=100)[0]
+    assert after_eos.segments() == [3, 2, 4]
+    assert [after_eos.ids[at] for at in (0, *after_eos.breaks)] == [EOS] * 3
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(1, 9))
+def test_segments_of_all_windows_add_up_to_their_inputs(lengths: list[int], limit: int) -> None:
+    streams = [np.asarray([*range(n), EOS], dtype=np.int64) for n in lengths]
+    for piece in pack(streams, before=[EOS], max_tokens=limit):
+        assert sum(piece.segments()) == len(piece.ids) - 1
+        assert min(piece.segments()) >= 1
+        counted = [n for length in piece.segments() for n in range(length)]
+        assert positions([piece]).tolist() == [counted]
 
 
 def test_collating_pads_on_the_right_and_ignores_padding_and_prompt() -> None:

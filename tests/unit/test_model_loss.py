@@ -14,15 +14,10 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from federation.model import adapted
 from federation.model.choose import BaseChoice, identity
 from federation.model.documents import Document
-from federation.model.encoding import encode
+from federation.model.encoding import Encoded, context_ids, encode, pack, text_ids, windows
+from federation.model.head import CHUNK_NUMBERS, head_losses
 from federation.model.load import Loaded, load_base
-from federation.model.loss import (
-    CHUNK_NUMBERS,
-    document_losses,
-    head_losses,
-    mean_loss,
-    token_losses,
-)
+from federation.model.loss import document_losses, mean_loss, token_losses
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama, qa_rows, text_rows
 
 DOCUMENTS = [Document(**row) for row in (text_rows(9) + qa_rows(8))]  # type: ignore[arg-type]
@@ -131,10 +126,64 @@ def test_a_model_that_scales_its_logits_goes_the_long_way() -> None:
         initializer_range=0.5,
     )
     model: Any = GraniteForCausalLM(config).eval()
-    ids = torch.randint(64, (3, 9))
-    targets = torch.roll(ids, -1, dims=1)
+    pieces = [Encoded(np.arange(length, dtype=np.int64), 1) for length in (9, 4)]
     with torch.inference_mode():
-        found = token_losses(model)(ids, targets)
-        logits = model(input_ids=ids).logits
-    wanted = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        found = token_losses(model)(pieces)
+    wanted = torch.cat([plain_losses(model, piece.ids) for piece in pieces])
     assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def plain_losses(model: Any, ids: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Loss at each token but the first, by all logits of one document."""
+    tokens = torch.from_numpy(ids).unsqueeze(0)
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits[0]
+    return functional.cross_entropy(logits[:-1], tokens[0, 1:], reduction="none")
+
+
+@pytest.mark.parametrize("way", ["side by side", "padded", "whole logits"])
+def test_packed_documents_do_not_see_each_other(
+    way: str, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = loaded.tokenizer
+    texts = [text_ids(tokenizer, document.text) for document in DOCUMENTS[:5]]
+    streams = [np.asarray(text, dtype=np.int64) for text in texts]
+    before = context_ids(tokenizer)
+    pieces = pack(streams, before=before, max_tokens=100)
+    assert any(piece.breaks for piece in pieces)
+    if way != "side by side":
+        monkeypatch.setattr(loaded.model.config, "sliding_window", 4096, raising=False)
+    if way == "whole logits":
+        loaded.model.get_output_embeddings().weight.requires_grad_(True)
+    with torch.inference_mode():
+        found = token_losses(loaded.model)(pieces)
+    wanted = []
+    for piece in pieces:
+        for length, at in zip(piece.segments(), (0, *piece.breaks), strict=True):
+            wanted.append(plain_losses(loaded.model, piece.ids[at : at + length + 1]))
+    assert torch.allclose(found, torch.cat(wanted), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_gradients_side_by_side_are_those_of_padded_batches(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders[name]
+    loaded = load_base(BaseChoice(name, folder, None, identity(folder)), device="cpu")
+    spec = adapted.spec_of(loaded, rank=2, alpha=4)
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.normal(0, 0.1, s).astype(np.float32) for n, s in spec.shapes.items()}
+    model = adapted.attach(loaded, spec, arrays, trainable=True)
+    pieces = [p for d in DOCUMENTS for p in windows(encode(loaded.tokenizer, d), 40)]
+    parameters = list(adapted.adapter_parameters(model, spec).values())
+    fast = torch.autograd.grad(token_losses(model)(pieces).sum(), parameters)
+    monkeypatch.setattr(loaded.model.config, "sliding_window", 4096, raising=False)
+    slow = torch.autograd.grad(token_losses(model)(pieces).sum(), parameters)
+    for mine, theirs in zip(fast, slow, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_the_models_own_attention_is_in_force_again_afterwards(llama: Loaded) -> None:
+    before = llama.model.config._attn_implementation
+    document_losses(llama.model, llama.tokenizer, DOCUMENTS)
+    assert llama.model.config._attn_implementation == before != "conscience_segments"

@@ -1,0 +1,102 @@
+"""How the node's commands speak: results on stdout, talk on stderr, JSON where asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from federation.errors import ConscienceError
+from federation.language import _
+
+if TYPE_CHECKING:
+    from client.config import NodeConfig, NodeHome
+    from client.cycle import Report
+    from client.training_plan import Progress as TrainingProgress
+
+
+@dataclass(frozen=True)
+class Cli:
+    """What every command is given."""
+
+    home: NodeHome
+
+    def config(self, **flags: Any) -> NodeConfig:  # noqa: ANN401 - values of any setting
+        """Settings with the command line's flags merged in; None means not given."""
+        from client.config import load_config
+
+        return load_config(self.home, flags=flags)[0]
+
+
+def emit(content: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Print the result: `content` as one JSON object, or `text` for people."""
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False, default=str))
+    elif text:
+        print(text)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Plain text in columns."""
+    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def say(sentence: str) -> None:
+    """Tell the owner something at once."""
+    print(sentence, flush=True)
+
+
+def fail(error: ConscienceError, *, as_json: bool) -> None:
+    """Print one sentence and what to do next; a JSON object on stdout too if asked for."""
+    if as_json:
+        content = {"error": error.message, "hint": error.hint, "code": error.exit_code}
+        print(json.dumps(content, ensure_ascii=False))
+    print(_("Error: {message}").format(message=error.message), file=sys.stderr)
+    if error.hint:
+        print(error.hint, file=sys.stderr)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A progress bar on stderr for a training run."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(_("training")),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+        task = bar.add_task("train", total=None, facts="")
+
+        def report(progress: TrainingProgress) -> None:
+            if progress.note:
+                console.print(progress.note, highlight=False)
+            if progress.steps:
+                bar.update(
+                    task, total=progress.steps, completed=progress.step, facts=_facts(progress)
+                )
+
+        yield report
+
+
+def _facts(progress: TrainingProgress) -> str:
+    minutes, seconds = divmod(int(progress.eta_s), 60)
+    return _("loss {loss}  {rate} tokens/s  {minutes}:{seconds} left").format(
+        loss=f"{progress.loss:.3f}",
+        rate=f"{progress.tokens_per_s:.0f}",
+        minutes=minutes,
+        seconds=f"{seconds:02d}",
+    )

@@ -1,0 +1,266 @@
+"""A node's settings (`node_config.json`) and where everything of it lies on disk."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from federation import durable, settings
+from federation.errors import ConfigError
+from federation.language import _
+
+HOME_VARIABLE = "CONSCIENCE_HOME"
+DEFAULT_DATA = "datasets/rss_research.jsonl"
+
+
+class NodeConfig(settings.Settings):
+    """`node_config.json`, mode 0600; every key is read somewhere, and nothing else is accepted.
+
+    Attributes:
+        node_id: a name for the owner's own eyes; never sent.
+        server_url: overrides the invitation's address: https, an onion service or loopback.
+        model: base model, "" chooses; a folder or a hub id.
+        revision: commit of a hub model.
+        model_dir: folder searched for local models; "" is `models/` in the home.
+        data: JSONL files, relative to the home; those that do not exist are passed over if the
+            list is the default one.
+        max_minutes: training stops at the next step after so long; 0 means no limit.
+        qa_subset_size: question-answer pairs trained on each day, another sample daily; 0 = all.
+        coding: how the delta is written.
+        outbox_max_mb: handed-over packages make room beyond this.
+        max_package_age_days: packages waiting longer than this expire.
+    """
+
+    node_id: str = Field(default="", max_length=64)
+    server_url: str = ""
+    model: str = ""
+    revision: str | None = None
+    model_dir: str = ""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    task: Literal["auto", "qa", "lm"] = "auto"
+    data: tuple[str, ...] = (DEFAULT_DATA,)
+    learning_rate: float = Field(default=5e-4, gt=0, le=1)
+    epochs: int = Field(default=1, ge=1, le=1000)
+    batch_size: int = Field(default=4, ge=1, le=1024)
+    gradient_accumulation: int = Field(default=1, ge=1, le=1024)
+    max_seq_len: int = Field(default=512, ge=16, le=131_072)
+    max_minutes: float = Field(default=120.0, ge=0, le=1440)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    qa_subset_size: int = Field(default=200, ge=0)
+    coding: Literal["bf16", "int8"] = "bf16"
+    outbox_max_mb: int = Field(default=512, ge=1)
+    max_package_age_days: float = Field(default=14.0, gt=0)
+
+    @field_validator("server_url")
+    @classmethod
+    def _server_url_is_safe(cls, value: str) -> str:
+        if value:
+            parse_address(value)
+        return value
+
+
+class Federation(settings.Settings):
+    """`federation.json`, written by `join`: what this node belongs to and trusts.
+
+    Attributes:
+        address: "host:port" of the gateway.
+        base_ref: a person's name for the base model; `base_hash` is its identity.
+        spec: `AdapterSpec.to_json()`.
+        operator_key: Ed25519 public key, hex, pinned: every global adapter must be signed by it.
+        bundle_hash: of the code the server ran when the invitation was made.
+        node: this node's pseudonym.
+        flower_node_id: Flower's number for it, decimal text.
+        joined_at: ISO 8601, UTC.
+    """
+
+    format: int = 1
+    address: str
+    base_ref: str
+    base_hash: str
+    spec: dict[str, Any]
+    operator_key: str
+    bundle_hash: str
+    node: str
+    name: str = ""
+    flower_node_id: str
+    joined_at: str
+
+
+@dataclass(frozen=True)
+class NodeHome:
+    """Every path below a node's home; `root` is absolute."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings."""
+        return self.root / "node_config.json"
+
+    @property
+    def federation(self) -> Path:
+        """What this node joined."""
+        return self.root / "federation.json"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of private keys."""
+        return self.root / "keys"
+
+    @property
+    def superexec_secret(self) -> Path:
+        """Secret shared by the SuperNode and its executor."""
+        return self.keys / "superexec.secret"
+
+    @property
+    def ca(self) -> Path:
+        """Certificate authority of the server, from the invitation; the only one trusted."""
+        return self.root / "tls" / "ca.crt"
+
+    @property
+    def datasets(self) -> Path:
+        """Local texts."""
+        return self.root / "datasets"
+
+    @property
+    def models(self) -> Path:
+        """Local base models and received adapters."""
+        return self.root / "models"
+
+    @property
+    def outbox(self) -> Path:
+        """Packages waiting to be collected."""
+        return self.root / "outbox"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a training run, and `latest`."""
+        return self.root / "ai_runs"
+
+    @property
+    def logs(self) -> Path:
+        """Log files of the node and its children."""
+        return self.root / "logs"
+
+    @property
+    def flwr(self) -> Path:
+        """Flower's home (FLWR_HOME)."""
+        return self.root / "flwr"
+
+    @property
+    def bin(self) -> Path:
+        """Our own Flower commands, first on the executor's PATH."""
+        return self.root / "bin"
+
+    @property
+    def running(self) -> Path:
+        """JSON with the pid and state of the node that runs."""
+        return self.root / "running.json"
+
+    @property
+    def run_lock(self) -> Path:
+        """Held while the node runs."""
+        return self.root / ".run.lock"
+
+    @property
+    def train_lock(self) -> Path:
+        """Held while the node trains."""
+        return self.root / ".train.lock"
+
+
+def find_home(flag: Path | None = None, environment: Mapping[str, str] | None = None) -> NodeHome:
+    """Place of the node's files: flag, then CONSCIENCE_HOME, then the platform's data folder."""
+    from platformdirs import user_data_path
+
+    named = (os.environ if environment is None else environment).get(HOME_VARIABLE, "")
+    root = flag or (Path(named) if named else user_data_path("conscienceai"))
+    return NodeHome(root.expanduser().absolute())
+
+
+def load_config(
+    home: NodeHome,
+    *,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[NodeConfig, dict[str, str]]:
+    """Read the settings and where each came from; a missing file means defaults.
+
+    Args:
+        home: the node's home.
+        environment: None reads the process's own.
+        flags: as `federation.settings.load`.
+    """
+    chosen = os.environ if environment is None else environment
+    return settings.load(NodeConfig, home.config, environment=chosen, flags=flags)
+
+
+def load_federation(home: NodeHome) -> Federation:
+    """Read what `join` wrote.
+
+    Raises:
+        ConfigError: this node has not joined, or the file is damaged or newer.
+    """
+    if not home.federation.exists():
+        raise ConfigError(
+            _("This node has not joined a federation yet."),
+            hint=_("Ask an operator for an invitation, then run: flower-client join INVITATION"),
+        )
+    federation, _sources = settings.load(Federation, home.federation)
+    if federation.format > 1:
+        raise ConfigError(
+            _("{path} was made by a newer version of conscienceai.").format(path=home.federation),
+            hint=_("Install the newer version, then try again."),
+        )
+    return federation
+
+
+def server_address(config: NodeConfig, invited: str) -> str:
+    """The gateway's "host:port": the config's if it names one, else the invitation's."""
+    if not config.server_url:
+        return invited
+    host, port = parse_address(config.server_url)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(url: str) -> tuple[str, int]:
+    """Host and port of a server URL.
+
+    Raises:
+        ValueError: not https, an onion service or loopback.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    default_port = {"https": 443, "http": 80}.get(parts.scheme)
+    if not host or default_port is None:
+        raise ValueError(_("'{url}' is not a URL such as https://host:9443").format(url=url))
+    if parts.scheme == "http" and not (host.endswith(".onion") or _is_loopback(host)):
+        raise ValueError(_("'{url}' must be https, an onion service or loopback").format(url=url))
+    return host, parts.port or default_port
+
+
+def write_default(home: NodeHome) -> Path:
+    """Make the home with a config file that holds every key, if there is none yet."""
+    durable.make_folder(home.root)
+    for folder in (home.keys, home.datasets, home.models, home.outbox, home.runs, home.logs):
+        durable.make_folder(folder)
+    if not home.config.exists():
+        settings.save(NodeConfig(), home.config)
+    return home.config
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

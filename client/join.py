@@ -1,0 +1,202 @@
+"""Joining a federation: from an invitation to a node that is ready, in one step."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import httpx
+from pydantic import ValidationError
+
+from client import clock, keys, link
+from client.adapters import AdapterStore
+from client.base import find_base
+from client.config import Federation, NodeConfig, NodeHome, server_address, write_default
+from federation import bundle, durable, invitation, settings
+from federation.adapter.format import AdapterSpec
+from federation.errors import (
+    ClockError,
+    FormatError,
+    InvitationError,
+    NetworkError,
+    RevokedError,
+    UsageError,
+)
+from federation.invitation import EnrolRefusal, EnrolReply, EnrolRequest, Invitation
+from federation.language import _
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What came of joining.
+
+    Attributes:
+        notes: sentences the owner should read; nothing that stands in the way.
+    """
+
+    federation: Federation
+    base: str
+    notes: tuple[str, ...] = ()
+
+
+def join(
+    home: NodeHome,
+    config: NodeConfig,
+    source: str,
+    *,
+    allow_download: bool = False,
+    now: Callable[[], datetime] = clock.utc_now,
+) -> Joined:
+    """Redeem an invitation; nothing is kept of a failed attempt but the node's keys.
+
+    Args:
+        home: the node's home.
+        config: its settings.
+        source: the invitation's text, or a file that holds it.
+        allow_download: whether the base model may be fetched from its hub.
+        now: the time, with a zone.
+
+    Raises:
+        UsageError: this home has joined already.
+        InvitationError: malformed, forged, used or expired.
+        BaseMismatchError: the federation's base model is not at hand.
+        NetworkError: the server cannot be reached, or its answer makes no sense.
+        ClockError: the clocks differ too much.
+        RevokedError: this node's keys were used before.
+    """
+    if home.federation.exists():
+        raise UsageError(
+            _("This node has already joined a federation ({path}).").format(path=home.federation),
+            hint=_("To join another one, use another folder: flower-client --home DIR join …"),
+        )
+    invited = invitation.read(source)
+    write_default(home)
+    base = find_base(
+        home,
+        config,
+        base_ref=invited.base_ref,
+        base_hash=invited.base_hash,
+        allow_download=allow_download,
+    )
+    node_keys = keys.load_or_create(home.keys)
+    request = invitation.enrol_request(invited.token, node_keys.supernode_public, node_keys.signing)
+    reply = _enrol(invited, server_address(config, invited.address), request, now)
+    federation = _agree(invited, reply, node_keys.node, now())
+    durable.write_text(home.ca, invited.ca_certificate)
+    if reply.package:
+        AdapterStore(home, federation).install(_package(reply))
+    settings.save(federation, home.federation)  # last: its presence means "joined"
+    return Joined(federation, base.ref, _notes(invited))
+
+
+def _enrol(
+    invited: Invitation, address: str, request: EnrolRequest, now: Callable[[], datetime]
+) -> EnrolReply:
+    has_expired = invited.expired(now())
+    try:
+        with link.connect(address, invited.ca_certificate) as client:
+            # The clock first: a wrong one makes a good invitation look expired.
+            clock.require_clock(clock.seconds_ahead(client, now))
+            if has_expired:
+                raise _expired()
+            response = client.post(
+                invitation.ENROL_PATH,
+                content=request.model_dump_json(),
+                headers={"content-type": "application/json"},
+            )
+    except NetworkError as err:
+        if has_expired and not isinstance(err, ClockError):
+            raise _expired() from err
+        raise
+    return _read_reply(response)
+
+
+def _read_reply(response: httpx.Response) -> EnrolReply:
+    if response.status_code != 200:
+        raise _refused(response)
+    try:
+        return EnrolReply.model_validate_json(response.content)
+    except ValidationError as err:
+        raise _senseless() from err
+
+
+def _package(reply: EnrolReply) -> bytes:
+    try:
+        return base64.b64decode(reply.package, validate=True)
+    except binascii.Error as err:
+        raise _senseless() from err
+
+
+def _refused(response: httpx.Response) -> NetworkError:
+    try:
+        code = EnrolRefusal.model_validate_json(response.content).code
+    except ValidationError:
+        code = ""
+    ask = _("Ask the operator for a new one.")
+    known: dict[str, NetworkError] = {
+        "used": InvitationError(_("This invitation has been used already."), hint=ask),
+        "expired": _expired(),
+        "unknown": InvitationError(_("The server does not know this invitation."), hint=ask),
+        "malformed": InvitationError(_("The server could not read this invitation."), hint=ask),
+        "key-in-use": RevokedError(
+            _("The server knows this node's keys from before; a banned key stays banned."),
+            hint=_("Join from a new folder (flower-client --home DIR join …): it makes new keys."),
+        ),
+    }
+    return known.get(code) or NetworkError(
+        _("The server cannot take new nodes at the moment (status {status}).").format(
+            status=response.status_code
+        ),
+        hint=_("Try again in a few minutes; the invitation is still good."),
+    )
+
+
+def _agree(invited: Invitation, reply: EnrolReply, node: str, now: datetime) -> Federation:
+    """Hold the server's answer against the signed invitation."""
+    try:
+        spec = AdapterSpec.from_json(reply.spec)
+    except FormatError as err:
+        raise _senseless() from err
+    if spec.spec_hash != invited.spec_hash or spec.base_hash != invited.base_hash:
+        raise InvitationError(
+            _("The server's adapter is not the one that the operator's invitation names."),
+            hint=_("Ask the operator for a new invitation."),
+        )
+    if reply.pseudonym != node:
+        raise _senseless()
+    return Federation(
+        address=invited.address,
+        base_ref=invited.base_ref,
+        base_hash=invited.base_hash,
+        spec=spec.to_json(),
+        operator_key=invited.operator_key,
+        bundle_hash=invited.bundle_hash,
+        node=node,
+        name=reply.name,
+        flower_node_id=reply.flower_node_id,
+        joined_at=now.isoformat(timespec="seconds"),
+    )
+
+
+def _notes(invited: Invitation) -> tuple[str, ...]:
+    if bundle.bundle_hash() == invited.bundle_hash:
+        return ()
+    return (
+        _(
+            "The server's code differs from the code installed here ({version}): install the "
+            "operator's version, or this node will refuse its rounds."
+        ).format(version=bundle.installed_version()),
+    )
+
+
+def _expired() -> InvitationError:
+    return InvitationError(
+        _("This invitation has expired."), hint=_("Ask the operator for a new one.")
+    )
+
+
+def _senseless() -> NetworkError:
+    return NetworkError(_("The server's answer makes no sense; it may be of another version."))

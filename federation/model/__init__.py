@@ -1,0 +1,1 @@
+"""The base model: which one, loading it, LoRA on it, its loss."""

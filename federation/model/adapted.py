@@ -1,0 +1,222 @@
+"""LoRA on a base model: what it looks like, attach it, read it back. The peft door."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers.pytorch_utils import Conv1D
+
+from federation.adapter.format import PREFIX, A, AdapterSpec, Arrays, B, require_shapes
+from federation.errors import AdapterError, FormatError, ModelError
+from federation.language import _
+from federation.model.choose import public_name
+from federation.model.load import Loaded
+
+ALL_LINEAR = "all-linear"
+
+
+def spec_of(
+    loaded: Loaded,
+    *,
+    rank: int,
+    alpha: float,
+    targets: str | Sequence[str] = ALL_LINEAR,
+    rslora: bool = False,
+) -> AdapterSpec:
+    """Describe the adapter of `rank` on the `targets` of a model.
+
+    Args:
+        loaded: not modified.
+        rank: ≥ 1.
+        alpha: LoRA's alpha, in weight units.
+        targets: module name suffixes, or "all-linear": every linear layer but the output head.
+        rslora: scale by alpha / sqrt(rank) rather than alpha / rank.
+
+    Raises:
+        ModelError: a target names no linear layer.
+    """
+    layers = linear_layers(loaded.model)
+    suffixes = _all_suffixes(layers) if targets == ALL_LINEAR else tuple(sorted(set(targets)))
+    chosen = {name: sizes for name, sizes in layers.items() if _matches(name, suffixes)}
+    for suffix in suffixes:
+        if not any(_matches(name, (suffix,)) for name in layers):
+            known = ", ".join(_all_suffixes(layers))
+            raise ModelError(
+                _("{model} has no linear layer called {name}").format(
+                    model=loaded.choice.ref, name=suffix
+                ),
+                hint=_("Known names: {names}").format(names=known),
+            )
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, (outputs, inputs) in chosen.items():
+        shapes[PREFIX + name + A] = (rank, inputs)
+        shapes[PREFIX + name + B] = (outputs, rank)
+    return AdapterSpec(
+        base_hash=loaded.choice.identity,
+        base_ref=public_name(loaded.choice),
+        rank=rank,
+        alpha=alpha,
+        rslora=rslora,
+        targets=suffixes,
+        shapes=dict(sorted(shapes.items())),
+    )
+
+
+def linear_layers(model: Any) -> dict[str, tuple[int, int]]:  # noqa: ANN401 - a library's model
+    """Module path -> (outputs, inputs) of every linear layer except the output head.
+
+    A layer that carries an adapter now is listed under its own path.
+    """
+    head = model.get_output_embeddings()
+    adapted = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    found = {}
+    for name, module in model.named_modules():
+        path = name.removesuffix(".base_layer")
+        if module is head or (path == name and _inside(name, adapted)):
+            continue
+        if isinstance(module, torch.nn.Linear):
+            found[path] = (module.out_features, module.in_features)
+        elif isinstance(module, Conv1D):
+            inputs, outputs = module.weight.shape
+            found[path] = (int(outputs), int(inputs))
+    return found
+
+
+def attach(
+    loaded: Loaded, spec: AdapterSpec, arrays: Arrays, *, dropout: float = 0.0, trainable: bool
+) -> Any:  # noqa: ANN401 - a PeftModel
+    """Put an adapter on the base model; one attached before is taken off first.
+
+    Args:
+        loaded: its `model` is modified in place (layers wrapped, weights untouched) until
+            `detach`.
+        spec: what the adapter must look like.
+        arrays: copied, f32, exactly the names and shapes of `spec`.
+        dropout: on the adapter's input, in training mode only.
+        trainable: whether the adapter's weights get gradients; the base's never do.
+
+    Raises:
+        ModelError: `spec` does not fit this model.
+        FormatError: `arrays` are not those of `spec`.
+    """
+    require_schema(arrays, spec)
+    detach(loaded)
+    _require_fit(loaded, spec)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # PEFT only divides by it; fractions are as good as integers
+        lora_dropout=dropout,
+        use_rslora=spec.rslora,
+        target_modules=[name.removeprefix(PREFIX) for name in spec.modules()],
+        fan_in_fan_out=_has_conv1d(loaded.model, spec),
+        init_lora_weights=False,
+        inference_mode=not trainable,
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT draws weights that are overwritten below: nobody else's numbers change by it.
+        # PEFT 0.21 still asks transformers for a property by its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        model = peft.get_peft_model(loaded.model, config)
+    loaded.adapted = model
+    replace(model, spec, arrays)
+    for parameter in _parameters(model, spec).values():
+        parameter.requires_grad_(trainable)
+    model.eval()
+    return model
+
+
+def detach(loaded: Loaded) -> None:
+    """Give the base model its own layers back; the PeftModel attached before is dead."""
+    if loaded.adapted is not None:
+        loaded.model = loaded.adapted.unload()
+        loaded.adapted = None
+
+
+def arrays_of(model: Any, spec: AdapterSpec) -> Arrays:  # noqa: ANN401
+    """Copies of the attached adapter's weights, f32, in the order of `spec`."""
+    found = _parameters(model, spec)
+    return {name: _to_array(found[name]) for name in spec.shapes}
+
+
+def replace(model: Any, spec: AdapterSpec, arrays: Arrays) -> None:  # noqa: ANN401
+    """Overwrite the attached adapter's weights in place, bit for bit.
+
+    Raises:
+        FormatError: `arrays` are not those of `spec`.
+    """
+    require_schema(arrays, spec)
+    with torch.no_grad():
+        for name, parameter in _parameters(model, spec).items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
+
+def adapter_parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
+    """The live parameters of the attached adapter, by name, in the order of `spec`."""
+    found = _parameters(model, spec)
+    return {name: found[name] for name in spec.shapes}
+
+
+def require_schema(arrays: Arrays, spec: AdapterSpec) -> None:
+    """Refuse anything that is not exactly the adapter `spec` describes.
+
+    Raises:
+        FormatError: missing or extra names, wrong shape or dtype, numbers that are not finite.
+    """
+    require_shapes(arrays, spec)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise FormatError(_("{name} holds numbers that are not finite").format(name=name))
+
+
+def _require_fit(loaded: Loaded, spec: AdapterSpec) -> None:
+    layers = linear_layers(loaded.model)
+    for module in spec.modules():
+        sizes = layers.get(module.removeprefix(PREFIX))
+        expected = (spec.shapes[module + B][0], spec.shapes[module + A][1])
+        if sizes != expected:
+            raise ModelError(
+                _("the adapter does not fit {model}: {name} is {found}, not {wanted}").format(
+                    model=loaded.choice.ref, name=module, found=sizes, wanted=expected
+                ),
+                hint=_("The adapter was made for another base model."),
+            )
+
+
+def _parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
+    found = {
+        name.replace(".default.weight", ".weight"): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+    if set(found) != set(spec.shapes):
+        odd = sorted(set(found) ^ set(spec.shapes))
+        raise AdapterError(_("the attached adapter differs at {name}").format(name=odd[0]))
+    return found
+
+
+def _to_array(parameter: torch.nn.Parameter) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return parameter.detach().to("cpu", torch.float32).numpy().copy()
+
+
+def _has_conv1d(model: Any, spec: AdapterSpec) -> bool:  # noqa: ANN401
+    first = spec.modules()[0].removeprefix(PREFIX)
+    return isinstance(model.get_submodule(first), Conv1D)
+
+
+def _inside(name: str, adapted: set[str]) -> bool:
+    return any(name.startswith(path + ".") for path in adapted)
+
+
+def _all_suffixes(layers: dict[str, tuple[int, int]]) -> tuple[str, ...]:
+    return tuple(sorted({name.rpartition(".")[2] for name in layers}))
+
+
+def _matches(name: str, suffixes: tuple[str, ...]) -> bool:
+    return any(name == suffix or name.endswith("." + suffix) for suffix in suffixes)

@@ -1,0 +1,193 @@
+"""One night with real processes, told in order; each test goes on where the one before ended."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import Any
+
+import psutil
+import pytest
+from town import CommandError, Town
+
+WAIT_S = 120.0
+
+
+def outbox(town: Town, name: str) -> list[dict[str, Any]]:
+    """The node's outbox."""
+    entries: list[dict[str, Any]] = json.loads(town.volunteer(name, "outbox", "list", "--json"))
+    return entries
+
+
+def test_a_new_node_can_train_the_same_evening(town: Town) -> None:
+    for name in ("luna", "marina"):
+        town.volunteer(name, "contribute")
+        assert [entry["state"] for entry in outbox(town, name)] == ["waiting"]
+
+
+def test_contributing_again_makes_no_second_package(town: Town) -> None:
+    town.volunteer("luna", "contribute")
+    assert len(outbox(town, "luna")) == 1
+
+
+def test_a_round_merges_both_and_the_nodes_hear_of_it(town: Town) -> None:
+    report = town.round()
+    assert report["outcome"]["version"] == 1, report["outcome"]["reason"]
+    assert len(report["outcome"]["merged"]) == 2
+    assert [receipt["version"] for receipt in report["deployed"]] == [1, 1]
+    assert all(receipt["loss"] is not None for receipt in report["deployed"])
+    for name in ("luna", "marina"):
+        (entry,) = outbox(town, name)
+        assert (entry["state"], entry["version"]) == ("merged", 1)
+
+
+def test_the_server_says_what_it_did(town: Town) -> None:
+    status = json.loads(town.operator("status", "--json"))
+    assert status["current"] == 1
+    history = json.loads(town.operator("history", "--json"))
+    assert [row["version"] for row in history] == [0, 1]
+    up = town.traffic()
+    assert all(sent > 0 and received > 0 for sent, received in up.values())
+
+
+def test_no_text_reaches_the_server(town: Town) -> None:
+    """Not a byte of a volunteer's texts is in any file of the server or of Flower."""
+    lines = (town.root / "luna" / "datasets" / "texts.jsonl").read_text(encoding="utf-8")
+    texts = [value for line in lines.splitlines() for value in json.loads(line).values()]
+    needles = [text[:40].encode() for text in texts if len(str(text)) > 60]
+    files = [path for path in town.server.rglob("*") if path.is_file()]
+    assert len(needles) >= 20
+    assert any(path.name == "superlink.db" for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert not any(needle in content for needle in needles), path
+
+
+def test_a_second_round_has_nothing_new_and_publishes_nothing(town: Town) -> None:
+    report = town.round()
+    assert report["outcome"]["version"] is None
+    assert json.loads(town.operator("status", "--json"))["current"] == 1
+
+
+def test_rollback_reaches_the_nodes_as_a_new_version(town: Town) -> None:
+    town.operator("rollback")
+    assert json.loads(town.operator("status", "--json"))["current"] == 2
+    town.round()
+    for name in ("luna", "marina"):
+        status = json.loads(town.volunteer(name, "status", "--json"))
+        assert status["version"] == 2
+    registry = town.server / "registry"
+    weights = [registry / f"v{n}" / "adapter_model.safetensors" for n in (0, 2)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_killed_client_process_costs_its_own_package_only(town: Town) -> None:
+    """SIGKILL instead of an answer: the round closes on the other node, the package waits."""
+    for name in ("luna", "marina"):
+        town.volunteer(name, "contribute")
+    waiting = [entry["state"] for entry in outbox(town, "marina")].count("waiting")
+    assert waiting == 1
+    killer = _kill_client_apps_of(town, "marina")
+    report = town.round()
+    killer.stop()
+    assert killer.killed > 0
+    assert any(lost["node"] == _pseudonym(town, "marina") for lost in report["lost"])
+    assert report["outcome"]["version"] is None  # one of two is no quorum; it waits in the spool
+    assert report["outcome"]["waiting"] == 1
+    again = town.round()
+    assert again["outcome"]["version"] == 3, again
+    assert len(again["outcome"]["merged"]) == 2
+
+
+def test_a_superlink_killed_hard_comes_back_and_the_next_round_works(town: Town) -> None:
+    superlink = _descendant(town, "server", "flower-superlink")
+    superlink.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            report = town.round()
+            break
+        except CommandError:
+            time.sleep(2)
+    assert report["version_after"] == 3
+    assert report["lost"] == []
+
+
+def test_a_tampered_global_adapter_is_refused(town: Town) -> None:
+    folder = town.root / "luna" / "models" / "global"
+    newest = max(folder.glob("v*"), key=lambda path: int(path.name[1:]))
+    weights = newest / "adapter_model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    with pytest.raises(CommandError) as caught:
+        town.volunteer("luna", "contribute")
+    assert caught.value.code in (10, 11)
+    weights.write_bytes(kept)
+
+
+def test_a_ban_works_on_a_live_node(town: Town) -> None:
+    town.operator("ban", "marina")
+    child = town.processes["marina"]
+    assert child.wait(timeout=WAIT_S) == 42
+    log = (town.root / "marina" / "output.log").read_text(encoding="utf-8")
+    assert "error:" in log
+    with pytest.raises(CommandError) as caught:
+        town.start("marina", ["flower-client", "run"])
+    assert caught.value.code == 42
+
+
+def test_sigterm_stops_everything(town: Town) -> None:
+    servers = psutil.Process(town.processes["server"].pid).children(recursive=True)
+    nodes = psutil.Process(town.processes["luna"].pid).children(recursive=True)
+    assert servers
+    assert nodes
+    del town.processes["marina"]
+    town.stop()
+    gone, alive = psutil.wait_procs([*servers, *nodes], timeout=10)
+    assert alive == []
+    assert len(gone) == len(servers) + len(nodes)
+
+
+class _Killer:
+    """Kills every ClientApp process of one node as soon as it appears."""
+
+    def __init__(self, parent: psutil.Process) -> None:
+        import threading
+
+        self._parent = parent
+        self._done = threading.Event()
+        self.killed = 0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            for child in self._parent.children(recursive=True):
+                try:
+                    if "flwr-clientapp" in child.cmdline():
+                        child.kill()
+                        self.killed += 1
+                except psutil.Error:
+                    continue
+
+
+def _kill_client_apps_of(town: Town, name: str) -> _Killer:
+    return _Killer(psutil.Process(town.processes[name].pid))
+
+
+def _descendant(town: Town, name: str, command: str) -> psutil.Process:
+    for child in psutil.Process(town.processes[name].pid).children(recursive=True):
+        if any(command in part for part in child.cmdline()):
+            return child
+    raise AssertionError(f"{command} is not running")
+
+
+def _pseudonym(town: Town, name: str) -> str:
+    rows = json.loads(town.operator("nodes", "--json"))
+    return next(str(row["pseudonym"]) for row in rows if row["name"] == name)
