@@ -156,7 +156,7 @@ def judge(tail: str, seconds_ahead: Callable[[], float | None]) -> Stop | None:
     return Stop(
         _("The server does not admit this node: its key is unknown there or was banned."),
         RevokedError,
-        _("Ask the operator. A banned key stays banned: with a new invitation, join anew."),
+        _("Ask the operator. A banned key stays banned: a new invitation needs a new folder."),
     )
 
 

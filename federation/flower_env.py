@@ -37,5 +37,6 @@ def flower_environment(
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of many small models starve one another
     }
     return environment | dict(extra or {})

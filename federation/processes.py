@@ -359,7 +359,7 @@ def free_port() -> int:
 def is_listening(port: int, host: str = "127.0.0.1") -> bool:
     """Whether something accepts connections on a port of this machine."""
     with socket.socket() as probe:
-        probe.settimeout(0.5)
+        probe.settimeout(2.0)
         return probe.connect_ex((host, port)) == 0
 
 

@@ -22,7 +22,7 @@ from federation.adapter.format import AdapterSpec, Arrays, read_adapter_folder
 from federation.ledger.plots import DemoTable
 
 OVERALL = "overall"
-MEMORY_EVERY_S = 0.5
+MEMORY_EVERY_S = 1.0
 GIB = 1024**3
 
 
@@ -174,8 +174,13 @@ def _alone(home: Path, loaded: Any, spec: AdapterSpec, nights: int) -> Arrays:  
 
 
 def _memory_of(process: psutil.Process) -> int:
+    """Proportional share of memory where the system knows it (Linux), else resident memory."""
     try:
-        full = process.memory_full_info()
-        return int(getattr(full, "pss", 0) or full.rss)
-    except psutil.Error:
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+        if rollup.exists():
+            for line in rollup.read_text(encoding="ascii").splitlines():
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+        return int(process.memory_info().rss)
+    except (psutil.Error, OSError):
         return 0

@@ -105,23 +105,10 @@ class Town:
         return run(["flower-client", *arguments], self._environment(name), self.wrap)
 
     def volunteers(self, *arguments: str) -> None:
-        """Run a `flower-client` command in every node's home, as many at a time as there are cores.
-
-        One thread each: small models train faster so than one after the other on all cores.
-        """
+        """Run a `flower-client` command in every home, as many at a time as there are cores."""
         names = [name for name in self.processes if name != "server"]
-        variables = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            list(
-                pool.map(
-                    lambda name: run(
-                        ["flower-client", *arguments],
-                        self._environment(name) | variables,
-                        self.wrap,
-                    ),
-                    names,
-                )
-            )
+            list(pool.map(lambda name: self.volunteer(name, *arguments), names))
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start a process that stays; it is ready when it says so on stdout."""
@@ -157,7 +144,9 @@ class Town:
 
     def _environment(self, name: str) -> dict[str, str]:
         variable = "CONSCIENCE_SERVER_HOME" if name == "server" else "CONSCIENCE_HOME"
-        return os.environ | {variable: str(self.root / name), "CONSCIENCE_LANG": "en"}
+        # One thread a process: several small models at once are faster so than each on all cores.
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        return os.environ | threads | {variable: str(self.root / name), "CONSCIENCE_LANG": "en"}
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], wrap: Sequence[str] = ()) -> str:

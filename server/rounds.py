@@ -20,7 +20,7 @@ from server.control import SuperLink
 from server.serve import running
 
 POLL_S = 0.5
-ASK_EVERY_S = 10.0
+ASK_EVERY_S = 30.0
 SETTLE_S = 2.0
 MARGIN_S = 900.0
 COMPLETED = "finished:completed"

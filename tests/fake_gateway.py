@@ -40,11 +40,13 @@ def serve_gateway(folder: Path) -> Iterator[FakeGateway]:
     """Serve until the block ends; the certificate is made by the real `server.ca`."""
     files = ca.create(folder, name="test", addresses=[], now=datetime.now(UTC))
     gateway = FakeGateway(ca_certificate=files.ca_certificate.read_text())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(gateway))
+    server = _Server(("127.0.0.1", 0), _handler(gateway))
     trust = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trust.load_cert_chain(files.certificate, files.key)
-    server.socket = trust.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign] - a refused handshake
+    # The handshake belongs to the request's own thread: a silent client must not hold up others.
+    server.socket = trust.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
     gateway.address = f"127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -54,6 +56,13 @@ def serve_gateway(folder: Path) -> Iterator[FakeGateway]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, *_args: object) -> None:
+        """Say nothing of refused handshakes."""
 
 
 def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:

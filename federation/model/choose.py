@@ -184,7 +184,7 @@ def require_identity(choice: BaseChoice, expected: str) -> None:
             _("the base model {model} ({ours}) is not the federation's ({theirs})").format(
                 model=choice.ref, ours=choice.identity[:12], theirs=expected[:12]
             ),
-            hint=_("Set `model` (and `model_revision`) to what the invitation names."),
+            hint=_("Set `model` (and `revision`) to what the invitation names."),
         )
 
 

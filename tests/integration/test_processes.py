@@ -174,15 +174,17 @@ def test_a_child_without_life_is_killed_and_started_again(
     tmp_path: Path, stopping: list[Supervisor]
 ) -> None:
     answers = iter([True, False])
-    supervisor = started(
-        stopping,
-        [child(tmp_path, STUBBORN, alive=lambda: next(answers, True), probe_every_s=0.05)],
-        {"fake": "up"},
+    supervisor = Supervisor(
+        [child(tmp_path, SLEEP, alive=lambda: next(answers, True), probe_every_s=0.05)],
+        poll_s=0.02,
     )
+    stopping.append(supervisor)
+    supervisor.start()
     first = supervisor.pid("fake")
     tick_until(supervisor, lambda: supervisor.restarts("fake") == 1)
     assert first is not None
     wait_until_gone(first)
+    assert supervisor.pid("fake") not in (None, first)
 
 
 def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(

@@ -87,6 +87,34 @@ def test_the_written_app_builds_to_exactly_the_rooms_with_the_real_flwr(tmp_path
     assert bundle.check_fab(fab) == bundle.installed_version()
 
 
+def test_an_installed_wheel_makes_the_same_bundle_as_a_checkout(tmp_path: Path) -> None:
+    site = tmp_path / "site-packages"
+    files = bundle.room_files()
+    licence = files.pop(bundle.LICENSE)
+    info = site / "conscienceai-0.1.0.dist-info"
+    installed = {f"{info.name}/licenses/LICENSE": licence, **files}
+    record = "".join(f"{name},,\n" for name in installed)
+    installed |= {
+        f"{info.name}/METADATA": b"Metadata-Version: 2.4\nName: conscienceai\nVersion: 0.1.0\n",
+        f"{info.name}/RECORD": record.encode(),
+        "LICENSE": b"of another package",
+    }
+    for name, data in installed.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_bytes(data)
+    code = "from federation import bundle; print(bundle.__file__, bundle.bundle_hash())"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert answer.stdout.split() == [str(site / "federation" / "bundle.py"), bundle.bundle_hash()]
+
+
 def test_the_repository_is_the_same_flower_app(tmp_path: Path) -> None:
     if not (REPOSITORY / "pyproject.toml").is_file():
         pytest.skip("not in a checkout")

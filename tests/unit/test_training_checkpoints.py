@@ -69,10 +69,11 @@ def a_checkpoint(step: int) -> Checkpoint:
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
     for step in (5, 10, 15, 20):
-        checkpoints.save(tmp_path, a_checkpoint(step))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000015", "step-00000020"]
-    found = checkpoints.latest(tmp_path)
+        checkpoints.save(folder, a_checkpoint(step))
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000015", "step-00000020"]
+    found = checkpoints.latest(folder)
     assert found is not None
     assert (found.step, found.facts) == (20, {"some": "fact"})
     assert found.tensors["a"].tolist() == [[20.0] * 3] * 2
@@ -83,8 +84,9 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     name: str, fault: str, tmp_path: Path
 ) -> None:
-    checkpoints.save(tmp_path, a_checkpoint(5))
-    target = checkpoints.save(tmp_path, a_checkpoint(10)) / name
+    folder = tmp_path / "checkpoints"
+    checkpoints.save(folder, a_checkpoint(5))
+    target = checkpoints.save(folder, a_checkpoint(10)) / name
     content = bytearray(target.read_bytes())
     if fault == "gone":
         target.unlink()
@@ -93,18 +95,19 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     else:
         content[-10] ^= 0xFF
         target.write_bytes(content)
-    found = checkpoints.latest(tmp_path)
+    found = checkpoints.latest(folder)
     assert found is not None
     assert found.step == 5
 
 
 def test_what_a_killed_write_left_is_never_read_and_is_swept(tmp_path: Path) -> None:
-    (tmp_path / ".step.x.tmp").mkdir()
-    assert checkpoints.latest(tmp_path) is None
-    checkpoints.save(tmp_path, a_checkpoint(5))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
-    checkpoints.clear(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "checkpoints"
+    (folder / ".step.x.tmp").mkdir(parents=True)
+    assert checkpoints.latest(folder) is None
+    checkpoints.save(folder, a_checkpoint(5))
+    assert [path.name for path in folder.iterdir()] == ["step-00000005"]
+    checkpoints.clear(folder)
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.security
