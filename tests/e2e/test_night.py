@@ -16,7 +16,8 @@ WAIT_S = 120.0
 
 def outbox(town: Town, name: str) -> list[dict[str, Any]]:
     """The node's outbox."""
-    entries: list[dict[str, Any]] = json.loads(town.volunteer(name, "outbox", "list", "--json"))
+    listed = json.loads(town.volunteer(name, "outbox", "list", "--json"))
+    entries: list[dict[str, Any]] = listed["packages"]
     return entries
 
 
@@ -76,7 +77,7 @@ def test_rollback_reaches_the_nodes_as_a_new_version(town: Town) -> None:
     town.round()
     for name in ("luna", "marina"):
         status = json.loads(town.volunteer(name, "status", "--json"))
-        assert status["version"] == 2
+        assert status["global_version"] == 2
     registry = town.server / "registry"
     weights = [registry / f"v{n}" / "adapter_model.safetensors" for n in (0, 2)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -131,7 +132,7 @@ def test_a_ban_works_on_a_live_node(town: Town) -> None:
     child = town.processes["marina"]
     assert child.wait(timeout=WAIT_S) == 42
     log = (town.root / "marina" / "output.log").read_text(encoding="utf-8")
-    assert "error:" in log
+    assert "was banned" in log
     with pytest.raises(CommandError) as caught:
         town.start("marina", ["flower-client", "run"])
     assert caught.value.code == 42
