@@ -17,6 +17,7 @@ from federation.language import _
 from federation.model import adapted
 from federation.model.documents import Document
 from federation.model.encoding import Encoded, by_length
+from federation.model.fused import fused_layers
 from federation.model.load import Loaded
 from federation.model.loss import document_losses, mean_loss, token_losses
 
@@ -83,7 +84,7 @@ class Learner:
         devices = [device] if device.type == "cuda" else []
         self._set_dropout(active=True)
         try:
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), fused_layers(self._model):
                 yield
         finally:
             self._set_dropout(active=False)

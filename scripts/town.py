@@ -126,7 +126,9 @@ class Town:
                 self.say(f"{name}: {line.decode(errors='replace').strip()}")
                 return
         said = (home / "output.log").read_text(encoding="utf-8", errors="replace")
-        raise CommandError(command, child.wait(), said)
+        code = child.wait()
+        self.stop(name)
+        raise CommandError(command, code, said)
 
     def stop(self, *names: str) -> None:
         """End what was started (all of it by default), the last first."""

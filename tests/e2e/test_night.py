@@ -133,6 +133,7 @@ def test_a_ban_works_on_a_live_node(town: Town) -> None:
     assert child.wait(timeout=WAIT_S) == 42
     log = (town.root / "marina" / "output.log").read_text(encoding="utf-8")
     assert "was banned" in log
+    town.stop("marina")
     with pytest.raises(CommandError) as caught:
         town.start("marina", ["flower-client", "run"])
     assert caught.value.code == 42
@@ -143,7 +144,6 @@ def test_sigterm_stops_everything(town: Town) -> None:
     nodes = psutil.Process(town.processes["luna"].pid).children(recursive=True)
     assert servers
     assert nodes
-    del town.processes["marina"]
     town.stop()
     gone, alive = psutil.wait_procs([*servers, *nodes], timeout=10)
     assert alive == []

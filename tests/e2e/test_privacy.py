@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,12 @@ def test_canaries_are_in_no_package_and_in_no_request_body(
         }
         town.join(home.name, rows, settings)
         town.volunteer(home.name, "contribute")
+        (path,) = (home / "outbox").glob("*.zip")
+        package = path.read_bytes()
         report = town.round()
         town.stop(home.name)
     assert report["outcome"]["merged"], report
-    (package,) = (home / "outbox").glob("*.zip")
-    with zipfile.ZipFile(package) as archive:
+    with zipfile.ZipFile(BytesIO(package)) as archive:
         tensors = archive.read("adapter_model.safetensors")
     sent = bytes(listener.sent)
     assert len(sent) > len(tensors)
@@ -70,7 +72,7 @@ def test_canaries_are_in_no_package_and_in_no_request_body(
     for name, canary in CANARIES.items():
         for form in (canary, canary.lower()):
             assert form.encode() not in sent, name
-            assert form.encode() not in package.read_bytes(), name
+            assert form.encode() not in package, name
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")

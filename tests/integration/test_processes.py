@@ -224,7 +224,8 @@ from federation.processes import Child, Supervisor
 code, folder = sys.argv[1:3]
 child = Child("fake", [sys.executable, "-c", code], dict(os.environ), Path(folder) / "fake.log")
 supervisor = Supervisor([child], poll_s=0.05)
-supervisor.run(each=lambda: print(supervisor.tail("fake"), supervisor.pid("fake"), flush=True))
+tail = lambda: " ".join(supervisor.tail("fake").split())
+supervisor.run(each=lambda: print(tail(), supervisor.pid("fake"), flush=True))
 print("stopped cleanly", flush=True)
 """
 
