@@ -12,6 +12,7 @@ import pytest
 from town import CommandError, Town
 
 WAIT_S = 120.0
+pytestmark = pytest.mark.timeout(600)
 
 
 def outbox(town: Town, name: str) -> list[dict[str, Any]]:

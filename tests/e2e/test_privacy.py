@@ -16,7 +16,7 @@ from town import Town
 from tests.e2e.conftest import SETTINGS, rows_of
 from tests.e2e.listener import Listener
 
-pytestmark = [pytest.mark.privacy, pytest.mark.security]
+pytestmark = [pytest.mark.privacy, pytest.mark.security, pytest.mark.timeout(600)]
 CANARIES = {
     "corpus": "CANARY-corpus-4d1f-marmolejo",
     "memory": "CANARY-memory-8b72-tejavana",
@@ -76,7 +76,6 @@ def test_canaries_are_in_no_package_and_in_no_request_body(
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@pytest.mark.timeout(600)
 def test_a_whole_round_connects_to_loopback_only(tmp_path: Path) -> None:
     log = tmp_path / "connects"
     log.mkdir()
