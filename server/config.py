@@ -127,6 +127,11 @@ class ServerHome:
         return self.root / "gate"
 
     @property
+    def gate_losses(self) -> Path:
+        """What the gate measured, by what was measured."""
+        return self.root / "gate_losses"
+
+    @property
     def rounds(self) -> Path:
         """One report a round, `<n>.json`."""
         return self.root / "rounds"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import peft
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
 from federation.adapter.format import PREFIX, A, AdapterSpec, Arrays, B, require_shapes
 from federation.errors import AdapterError, FormatError, ModelError
 from federation.language import _
 from federation.model.choose import public_name
-from federation.model.load import Loaded
+from federation.model.load import Loaded, without_bitsandbytes
+
+with without_bitsandbytes():
+    import peft
+    from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 ALL_LINEAR = "all-linear"
 
@@ -123,7 +127,8 @@ def attach(
         # PEFT draws weights that are overwritten below: nobody else's numbers change by it.
         # PEFT 0.21 still asks transformers for a property by its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        model = peft.get_peft_model(loaded.model, config)
+        with _only_needed_backends(loaded):
+            model = peft.get_peft_model(loaded.model, config)
     loaded.adapted = model
     replace(model, spec, arrays)
     for parameter in _parameters(model, spec).values():
@@ -173,6 +178,24 @@ def require_schema(arrays: Arrays, spec: AdapterSpec) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise FormatError(_("{name} holds numbers that are not finite").format(name=name))
+
+
+@contextmanager
+def _only_needed_backends(loaded: Loaded) -> Iterator[None]:
+    """Let PEFT look for bitsandbytes (and keep its finding) only if the base is quantised."""
+    if loaded.quantization != "none":
+        _forget_backends()
+        yield
+        return
+    with without_bitsandbytes():
+        _forget_backends()
+        yield
+    _forget_backends()
+
+
+def _forget_backends() -> None:
+    for finding in (is_bnb_available, is_bnb_4bit_available):
+        finding.cache_clear()
 
 
 def _require_fit(loaded: Loaded, spec: AdapterSpec) -> None:

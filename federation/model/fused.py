@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
 from torch.nn import functional
+
+from federation.model.load import without_bitsandbytes
+
+with without_bitsandbytes():
+    from peft.tuners.lora.layer import Linear
 
 ADAPTER = "default"
 Forward = Callable[..., torch.Tensor]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,6 +162,24 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def without_bitsandbytes() -> Iterator[None]:
+    """Hide bitsandbytes from what is imported inside the block, unless it is loaded already.
+
+    Importing it costs as much as half of torch (it decorates with `torch.compile`, which loads
+    the whole compiler), and peft imports it wherever it is installed, quantised or not.
+    """
+    if "bitsandbytes" in sys.modules:
+        yield
+        return
+    hidden: dict[str, Any] = {"bitsandbytes": None}  # Python's own sign for "there is no such"
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        del sys.modules["bitsandbytes"]
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,31 @@ def test_a_quantised_base_has_the_same_adapter_and_trains(
     for parameter in adapted.adapter_parameters(model, spec).values():
         assert parameter.grad is not None
         assert bool(torch.isfinite(parameter.grad).all())
+
+
+def test_bitsandbytes_is_loaded_only_for_a_quantised_base(tmp_path: Path) -> None:
+    """In a process of its own: importing it doubles what PEFT costs to import."""
+    folder = make_tiny_llama(tmp_path / "llama")
+    script = f"""
+import sys
+from pathlib import Path
+from federation.adapter.format import initial_arrays
+from federation.model import adapted, fused
+from federation.model.choose import BaseChoice, identity
+from federation.model.load import load_base
+folder = Path({str(folder)!r})
+choice = BaseChoice("tiny", folder, None, identity(folder))
+for quantization in ("none", "nf4"):
+    loaded = load_base(choice, quantization=quantization, device="cpu")
+    spec = adapted.spec_of(loaded, rank=2, alpha=4.0)
+    model = adapted.attach(loaded, spec, initial_arrays(spec, 1), trainable=True)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    print(quantization, type(layer).__name__, "bitsandbytes" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout.split("\n")[:2] == ["none Linear False", "nf4 Linear4bit True"]
 
 
 def test_attaching_training_and_detaching_leave_the_base_as_it_was(loaded: Loaded) -> None:
