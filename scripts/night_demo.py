@@ -70,8 +70,10 @@ def play(root: Path, material: Material, nights: int) -> int:
         memory = stack.enter_context(peak_memory())
         with _phase(phases, "set-up", "The operator sets up a server, the volunteers join"):
             town.start_server("--base", "semilla", "--quorum", "2")
-            for name, rows in material.train.items():
-                town.join(name, [without_field(row) for row in rows], SETTINGS)
+            rows = {
+                name: [without_field(row) for row in mine] for name, mine in material.train.items()
+            }
+            town.join_all(rows, SETTINGS)
         for night in range(1, nights + 1):
             with _phase(
                 phases, f"train, night {night}", f"Night {night}: each node trains at home"

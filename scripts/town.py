@@ -80,6 +80,13 @@ class Town:
         self.volunteer(name, "join", str(invitation))
         self.start(name, ["flower-client", "run"])
 
+    def join_all(
+        self, rows: Mapping[str, Sequence[Mapping[str, Any]]], settings: Mapping[str, Any]
+    ) -> None:
+        """`join` for each node of `rows`, as many at a time as there are cores."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(lambda name: self.join(name, rows[name], settings), rows))
+
     def configure(self, name: str, settings: Mapping[str, Any]) -> None:
         """Change settings of a node."""
         path = self.root / name / "node_config.json"
@@ -145,10 +152,12 @@ class Town:
                 child.stdout.close()
 
     def _environment(self, name: str) -> dict[str, str]:
-        variable = "CONSCIENCE_SERVER_HOME" if name == "server" else "CONSCIENCE_HOME"
-        # One thread a process: several small models at once are faster so than each on all cores.
+        if name == "server":
+            return os.environ | {"CONSCIENCE_SERVER_HOME": str(self.root / name)}
+        # One thread a node: several small models at once are faster so than each on all cores.
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        return os.environ | threads | {variable: str(self.root / name), "CONSCIENCE_LANG": "en"}
+        home = {"CONSCIENCE_HOME": str(self.root / name), "CONSCIENCE_LANG": "en"}
+        return os.environ | threads | home
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], wrap: Sequence[str] = ()) -> str:
