@@ -34,7 +34,8 @@ class NodeConfig(settings.Settings):
         max_minutes: training stops at the next step after so long; 0 means no limit.
         qa_subset_size: question-answer pairs trained on each day, another sample daily; 0 = all.
         coding: how the delta is written.
-        outbox_max_mb: handed-over packages make room beyond this.
+        outbox_max_mb: room for packages without a verdict; where it is short, the oldest that have
+            not been sent are given up. What was sent stays until its verdict.
         max_package_age_days: packages waiting longer than this expire.
     """
 
