@@ -138,6 +138,21 @@ class NodeHome:
         return self.root / "models"
 
     @property
+    def adapters(self) -> Path:
+        """Global adapters received, one folder a version."""
+        return self.models / "global"
+
+    @property
+    def current_adapter(self) -> Path:
+        """Text file naming the version in use."""
+        return self.models / "current"
+
+    @property
+    def earlier(self) -> Path:
+        """What was put aside when this node joined another federation."""
+        return self.root / "earlier"
+
+    @property
     def outbox(self) -> Path:
         """Packages waiting to be collected."""
         return self.root / "outbox"
