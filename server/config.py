@@ -33,6 +33,7 @@ class ServerConfig(settings.Settings):
         max_package_bytes: None means twice the expected package.
         gate_max_tokens: per held-out document.
         gate_tolerance: share of the current loss that counts as noise.
+        keep_candidates: refused candidates kept for study; beyond it the oldest go.
         seed: of version 0 and of the gate's bootstrap.
     """
 
@@ -57,6 +58,7 @@ class ServerConfig(settings.Settings):
     quantization: Literal["none", "int8", "nf4"] = "none"
     gate_max_tokens: int = Field(default=256, ge=8)
     gate_tolerance: float = Field(default=0.005, ge=0)
+    keep_candidates: int = Field(default=20, ge=1)
     seed: int = Field(default=0, ge=0)
 
 
