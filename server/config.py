@@ -114,6 +114,11 @@ class ServerHome:
         return self.root / "registry"
 
     @property
+    def models(self) -> Path:
+        """Local base models that the settings name without a path."""
+        return self.root / "models"
+
+    @property
     def candidates(self) -> Path:
         """Refused candidates, for study."""
         return self.root / "candidates"
