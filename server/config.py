@@ -170,8 +170,13 @@ class ServerHome:
 
     @property
     def round_lock(self) -> Path:
-        """Held while a round runs."""
+        """Held while the operator's command waits for a round."""
         return self.root / ".round.lock"
+
+    @property
+    def work_lock(self) -> Path:
+        """Held by the one ServerApp that works on spool, ledger and registry."""
+        return self.root / ".work.lock"
 
 
 def find_home(flag: Path | None = None, environment: Mapping[str, str] | None = None) -> ServerHome:
