@@ -80,7 +80,8 @@ def test_a_way_back_is_a_new_version_with_the_old_weights(registry: Registry) ->
     registry.verify()
 
 
-def test_a_package_is_merged_once(registry: Registry) -> None:
+@pytest.mark.security
+def test_h14_a_package_is_merged_once(registry: Registry) -> None:
     publish(registry, 1, "a" * 64)
     with pytest.raises(FormatError, match="merged before, in v1"):
         publish(registry, 2, "b" * 64, "a" * 64)
@@ -157,7 +158,8 @@ def test_h02_current_names_a_version_or_nothing(registry: Registry, text: str) -
         _ = registry.current
 
 
-def test_an_unknown_version_is_named(registry: Registry) -> None:
+@pytest.mark.security
+def test_h02_an_unknown_version_is_named(registry: Registry) -> None:
     with pytest.raises(FormatError, match="no version v7"):
         registry.arrays(7)
 
