@@ -64,8 +64,8 @@ class AdapterStore:
     """
 
     def __init__(self, home: NodeHome, federation: Federation) -> None:
-        self._folder = home.models / "global"
-        self._pointer = home.models / "current"
+        self._folder = home.adapters
+        self._pointer = home.current_adapter
         self._federation = federation
         self.spec = AdapterSpec.from_json(federation.spec)
 

@@ -57,7 +57,7 @@ class Node:
             version = self.store.install(blob, chain)
         except ConscienceError as err:
             logger.warning("refused a global adapter: %s", err.message)
-            return err.message
+            return _public(err)
         logger.info("installed global v%d", version)
         return ""
 
@@ -89,7 +89,8 @@ def collect(message: Message, context: Context) -> Message:
     held = node.store.held_version()
     wanted = body.want
     if body.mode == "live" and not note:
-        wanted, note = _train_now(node)
+        trained, note = _train_now(node)
+        wanted = trained or wanted  # made before, perhaps in a round that died: handed over now
     data, problem = _hand_over(node, wanted)
     reply = CollectReply(
         node=node.federation.node,
@@ -112,7 +113,7 @@ def deploy(message: Message, context: Context) -> Message:
         node=node.federation.node,
         held_version=node.store.held_version(),
         accepted=not reason,
-        reason=reason[:400],
+        reason=reason,
         loss=loss,
         examples=examples,
     )
@@ -127,7 +128,8 @@ def _hand_over(node: Node, wanted: str) -> tuple[bytes | None, str]:
         data = node.outbox.read(wanted)
         node.outbox.hand_over(wanted)
     except ConscienceError as err:
-        return None, err.message[:400]
+        logger.warning("package %s was not handed over: %s", wanted[:12], err.message)
+        return None, _public(err)
     return data, ""
 
 
@@ -136,7 +138,8 @@ def _train_now(node: Node) -> tuple[str, str]:
     try:
         entry = cycle.contribute(node.home, node.config)
     except ConscienceError as err:
-        return "", err.message[:400]
+        logger.warning("nothing was trained: %s", err.message)
+        return "", _public(err)
     return (entry.sha256, "") if entry is not None else ("", "nothing new to contribute")
 
 
@@ -148,6 +151,11 @@ def _local_loss(node: Node) -> tuple[float | None, int]:
     except ConscienceError as err:
         logger.warning("no local evaluation: %s", err.message)
         return None, 0
+
+
+def _public(err: ConscienceError) -> str:
+    """What the server may hear of an error: its kind. The sentence may name this node's folders."""
+    return type(err).__name__
 
 
 def _reply(message: Message, body: protocol.Body, blob: bytes | None = None) -> Message:

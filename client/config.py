@@ -34,7 +34,8 @@ class NodeConfig(settings.Settings):
         max_minutes: training stops at the next step after so long; 0 means no limit.
         qa_subset_size: question-answer pairs trained on each day, another sample daily; 0 = all.
         coding: how the delta is written.
-        outbox_max_mb: handed-over packages make room beyond this.
+        outbox_max_mb: room for packages without a verdict; where it is short, the oldest that have
+            not been sent are given up. What was sent stays until its verdict.
         max_package_age_days: packages waiting longer than this expire.
     """
 
@@ -135,6 +136,21 @@ class NodeHome:
     def models(self) -> Path:
         """Local base models and received adapters."""
         return self.root / "models"
+
+    @property
+    def adapters(self) -> Path:
+        """Global adapters received, one folder a version."""
+        return self.models / "global"
+
+    @property
+    def current_adapter(self) -> Path:
+        """Text file naming the version in use."""
+        return self.models / "current"
+
+    @property
+    def earlier(self) -> Path:
+        """What was put aside when this node joined another federation."""
+        return self.root / "earlier"
 
     @property
     def outbox(self) -> Path:

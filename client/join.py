@@ -7,11 +7,12 @@ import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import httpx
 from pydantic import ValidationError
 
-from client import clock, keys, link
+from client import clock, keys, leftovers, link
 from client.adapters import AdapterStore
 from client.base import find_base
 from client.config import Federation, NodeConfig, NodeHome, server_address, write_default
@@ -85,11 +86,12 @@ def join(
     request = invitation.enrol_request(invited.token, node_keys.supernode_public, node_keys.signing)
     reply = _enrol(invited, server_address(config, invited.address), request, now)
     federation = _agree(invited, reply, node_keys.node, now())
+    earlier = leftovers.put_aside(home, config, now())
     durable.write_text(home.ca, invited.ca_certificate)
     if reply.package:
         AdapterStore(home, federation).install(_package(reply))
     settings.save(federation, home.federation)  # last: its presence means "joined"
-    return Joined(federation, base.ref, _notes(invited))
+    return Joined(federation, base.ref, _notes(invited, earlier))
 
 
 def _enrol(
@@ -181,15 +183,23 @@ def _agree(invited: Invitation, reply: EnrolReply, node: str, now: datetime) -> 
     )
 
 
-def _notes(invited: Invitation) -> tuple[str, ...]:
-    if bundle.bundle_hash() == invited.bundle_hash:
-        return ()
-    return (
-        _(
-            "The server's code differs from the code installed here ({version}): install the "
-            "operator's version, or this node will refuse its rounds."
-        ).format(version=bundle.installed_version()),
-    )
+def _notes(invited: Invitation, earlier: Path | None) -> tuple[str, ...]:
+    notes = []
+    if bundle.bundle_hash() != invited.bundle_hash:
+        notes.append(
+            _(
+                "The server's code differs from the code installed here ({version}): install the "
+                "operator's version, or this node will refuse its rounds."
+            ).format(version=bundle.installed_version())
+        )
+    if earlier is not None:
+        notes.append(
+            _(
+                "Adapters and packages of an earlier federation were moved to {folder}; nothing "
+                "was deleted, and nothing of it is offered to this one."
+            ).format(folder=earlier)
+        )
+    return tuple(notes)
 
 
 def _expired() -> InvitationError:

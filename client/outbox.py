@@ -31,6 +31,7 @@ from federation.protocol import Verdict
 
 State = Literal["waiting", "handed_over", "merged", "refused", "expired"]
 FINAL: tuple[State, ...] = ("merged", "refused", "expired")
+DATABASE = "outbox.sqlite"
 FEEDBACK = ".feedback"
 _TABLE = """
 CREATE TABLE IF NOT EXISTS packages (
@@ -94,7 +95,7 @@ class Outbox:
         self.max_bytes = max_bytes
         self._clock = clock
         with self._locked():
-            self._database = _connect(folder / "outbox.sqlite")
+            self._database = _connect(folder / DATABASE)
             self._mend()
 
     def __enter__(self) -> Outbox:

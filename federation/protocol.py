@@ -67,8 +67,9 @@ class HelloReply(Body):
 
 
 class Collect(Body):
-    """Server to node: hand over package `want`; with mode live, train first.
+    """Server to node: hand over package `want`; with mode live, train first and hand over that.
 
+    A live node that trained the same before, and so makes nothing new, hands over `want`.
     A blob beside it, if any, is the current global adapter with its chain of manifests.
     """
 

@@ -33,6 +33,7 @@ class ServerConfig(settings.Settings):
         max_package_bytes: None means twice the expected package.
         gate_max_tokens: per held-out document.
         gate_tolerance: share of the current loss that counts as noise.
+        keep_candidates: refused candidates kept for study; beyond it the oldest go.
         seed: of version 0 and of the gate's bootstrap.
     """
 
@@ -57,6 +58,7 @@ class ServerConfig(settings.Settings):
     quantization: Literal["none", "int8", "nf4"] = "none"
     gate_max_tokens: int = Field(default=256, ge=8)
     gate_tolerance: float = Field(default=0.005, ge=0)
+    keep_candidates: int = Field(default=20, ge=1)
     seed: int = Field(default=0, ge=0)
 
 
@@ -110,6 +112,11 @@ class ServerHome:
     def registry(self) -> Path:
         """Published global adapters."""
         return self.root / "registry"
+
+    @property
+    def models(self) -> Path:
+        """Local base models that the settings name without a path."""
+        return self.root / "models"
 
     @property
     def candidates(self) -> Path:
@@ -168,8 +175,13 @@ class ServerHome:
 
     @property
     def round_lock(self) -> Path:
-        """Held while a round runs."""
+        """Held while the operator's command waits for a round."""
         return self.root / ".round.lock"
+
+    @property
+    def work_lock(self) -> Path:
+        """Held by the one ServerApp that works on spool, ledger and registry."""
+        return self.root / ".work.lock"
 
 
 def find_home(flag: Path | None = None, environment: Mapping[str, str] | None = None) -> ServerHome:

@@ -109,4 +109,6 @@ class ServerGate:
 
     def keep(self, candidate: Arrays, decision: GateDecision) -> None:
         """Put a refused candidate aside for study."""
-        self._registry.keep_candidate(candidate, decision.to_json())
+        self._registry.keep_candidate(
+            candidate, decision.to_json(), keep=self._config.keep_candidates
+        )

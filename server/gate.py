@@ -70,6 +70,7 @@ class GateRunner:
     """
 
     def __init__(self, home: ServerHome, config: ServerConfig, spec: AdapterSpec) -> None:
+        self._home = home
         self._config = config
         self._spec = spec
         self.documents = load_documents(home.gate)
@@ -115,7 +116,7 @@ class GateRunner:
         from federation.model import adapted, choose
 
         if self._loaded is None:
-            self._loaded = open_base_of(self._config)
+            self._loaded = open_base_of(self._home, self._config)
             choose.require_identity(self._loaded.choice, self._spec.base_hash)
             self._model = adapted.attach(self._loaded, self._spec, arrays, trainable=False)
         else:
@@ -123,13 +124,13 @@ class GateRunner:
         return self._model, self._loaded.tokenizer
 
 
-def open_base_of(config: ServerConfig, *, allow_download: bool = False) -> Loaded:
-    """Load the base model that the settings name."""
+def open_base_of(home: ServerHome, config: ServerConfig, *, allow_download: bool = False) -> Loaded:
+    """Load the base model that the settings name, whatever folder this process works in."""
     from federation.model import load
 
     return load.open_base(
         config.model,
-        search=Path.cwd(),
+        search=home.models,
         revision=config.revision,
         quantization=config.quantization,
         allow_download=allow_download,

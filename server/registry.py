@@ -41,6 +41,7 @@ from federation.errors import FormatError
 
 TENSORS, CONFIG, MANIFEST = PACKAGE_MEMBERS
 _VERSION = re.compile(r"^v(0|[1-9][0-9]{0,8})$")
+CANDIDATE = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$")
 _PARTIAL = ".partial-"
 
 
@@ -173,12 +174,15 @@ class Registry:
         gate = {"republished": version}
         return self.publish(self.arrays(version), strategy=strategy, gate=gate)
 
-    def keep_candidate(self, arrays: Arrays, report: Mapping[str, Any]) -> Path:
+    def keep_candidate(
+        self, arrays: Arrays, report: Mapping[str, Any], *, keep: int | None = None
+    ) -> Path:
         """Keep a refused candidate for study.
 
         Args:
             arrays: its weights.
             report: JSON, why it was refused; stored as report.json beside the PEFT files.
+            keep: how many candidates stay, this one among them; the oldest go. None keeps all.
 
         Returns:
             The folder, named by time and content.
@@ -190,6 +194,8 @@ class Registry:
         durable.write_bytes(folder / TENSORS, tensors)
         durable.write_bytes(folder / CONFIG, config_bytes(self.spec))
         durable.write_text(folder / "report.json", text + "\n")
+        if keep is not None:
+            self._forget_candidates(keep, but=folder)
         return folder
 
     def verify(self) -> None:
@@ -213,6 +219,13 @@ class Registry:
 
     def _lock(self) -> Any:  # noqa: ANN401 (contextlib's own generic type says no more)
         return durable.locked(self.folder / ".lock", busy="the registry is busy")
+
+    def _forget_candidates(self, keep: int, *, but: Path) -> None:
+        # their names begin with their time; whatever else lies there is the operator's
+        found = (path for path in self.candidates.iterdir() if CANDIDATE.match(path.name))
+        older = sorted(path for path in found if path != but)
+        for path in older[: max(0, len(older) - (keep - 1))]:
+            shutil.rmtree(path)
 
     def _existing(self, version: int) -> Path:
         folder = self.path(version)

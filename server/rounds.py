@@ -17,7 +17,7 @@ from federation import bundle, durable
 from federation.errors import ProcessError, RoundError
 from server.config import ServerConfig, ServerHome
 from server.control import SuperLink
-from server.serve import running
+from server.serve import Running, running
 
 POLL_S = 0.5
 ASK_EVERY_S = 30.0
@@ -65,10 +65,11 @@ def run_rounds(
     """Run `rounds` rounds in one Flower run; returns their reports.
 
     Raises:
-        RoundError: the server is not up, the run failed, or it outlived its deadline.
+        RoundError: the server is not up or went down, the run failed, or it outlived its deadline.
         ConscienceError: another round is running.
     """
-    if running(home) is None:
+    server = running(home)
+    if server is None:
         raise RoundError("the server is not up", hint="Run: flower-server up")
     with durable.locked(home.round_lock, timeout_s=0.0, busy="another round is running"):
         before = set(report_paths(home))
@@ -86,6 +87,7 @@ def run_rounds(
                     f"the round was stopped: it outlived its deadline (Flower run {run_id})",
                     hint="What nodes handed over is in the spool; the next round uses it.",
                 )
+            _require_same(home, server)
             time.sleep(POLL_S)
             status = waiting.status(clock)
         reports = [path for number, path in report_paths(home).items() if number not in before]
@@ -95,6 +97,14 @@ def run_rounds(
                 hint=f"See {home.logs / 'superexec.log'}; the next round uses what was received.",
             )
         return [read_report(path) for path in reports]
+
+
+def _require_same(home: ServerHome, server: Running) -> None:
+    if running(home) != server:
+        raise RoundError(
+            "the server went down in the middle of the round",
+            hint="Start it (flower-server up) and run a round: it uses what was received.",
+        )
 
 
 class _Waiting:

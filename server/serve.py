@@ -18,6 +18,7 @@ from typing import Any
 from federation import durable
 from federation.errors import ProcessError
 from federation.invitation import HEALTH_PATH
+from federation.leash import GRACE_S
 from federation.processes import Child, Supervisor, free_port, is_listening
 from server import ca
 from server.config import ServerConfig, ServerHome, save_config
@@ -25,8 +26,10 @@ from server.control import environment, program, write_connection
 from server.starting import require_ready
 
 PROBE_S = 2.0
+PAUSE_S = 0.2
 READY_S = 180.0
 PATIENCE_S = 90.0
+ORPHANS_S = 2 * GRACE_S
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,8 @@ def _run(home: ServerHome, config: ServerConfig, announce: Callable[[Running], N
 def _prepare(home: ServerHome, config: ServerConfig) -> ServerConfig:
     """Renew the certificate, settle the ports, write what the children read."""
     ca.renew(ca.TlsFiles(home.tls), addresses=config.addresses, now=datetime.now(UTC))
+    if home.running.exists():  # the last server was killed, and its leash may still be at work
+        _await_orphans(config)
     if is_listening(config.gateway_port, _dialled(config.gateway_host)):
         raise ProcessError(
             f"port {config.gateway_port} is taken, and invitations name it",
@@ -192,6 +197,15 @@ def _prepare(home: ServerHome, config: ServerConfig) -> ServerConfig:
     write_connection(home, config.superlink_port)
     _write_commands(home)
     return config
+
+
+def _await_orphans(config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    """Wait, not for ever, until nothing of a killed server listens any more."""
+    places = [(config.gateway_port, _dialled(config.gateway_host))]
+    places.append((config.superlink_port, "127.0.0.1"))
+    deadline = clock() + ORPHANS_S
+    while any(is_listening(*place) for place in places) and clock() < deadline:
+        time.sleep(PAUSE_S)
 
 
 def _write_commands(home: ServerHome) -> None:

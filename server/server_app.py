@@ -43,13 +43,15 @@ def main(grid: Grid, context: Context) -> None:
     home = find_home()
     config = load_config(home)
     is_live = context.run_config.get("mode", "collect") == "live"
-    strategy = build_strategy(home, config, mode="live" if is_live else "collect")
-    for _ in range(int(context.run_config.get("num-server-rounds", 1))):
-        strategy.run(grid)
-        report: dict[str, Any] = asdict(strategy.report) | {"run_id": context.run_id}
-        path = next_report_path(home)
-        durable.write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        logger.info("round report: %s", path.name)
+    # After a crash Flower may start a run again that nobody waits for: one at a time.
+    with durable.locked(home.work_lock, timeout_s=config.round_deadline_s):
+        strategy = build_strategy(home, config, mode="live" if is_live else "collect")
+        for _ in range(int(context.run_config.get("num-server-rounds", 1))):
+            strategy.run(grid)
+            report: dict[str, Any] = asdict(strategy.report) | {"run_id": context.run_id}
+            path = next_report_path(home)
+            durable.write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+            logger.info("round report: %s", path.name)
 
 
 def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> AdapterFedAvg:

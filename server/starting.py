@@ -75,7 +75,7 @@ def init(
     for source in gate_data:
         say(f"gate data {source.name}: {add_documents(source, home.gate)} documents")
     say(f"loading the base model '{wanted.model}'")
-    config, spec, reasons = _settle(wanted, allow_download=allow_download)
+    config, spec, reasons = _settle(home, wanted, allow_download=allow_download)
     save_config(home, config)
     key = make_secrets(home, config)
     for folder in (home.spool, home.candidates, home.rounds, home.logs, home.gate, home.flwr):
@@ -150,13 +150,13 @@ def _existing(home: ServerHome) -> Start | None:
 
 
 def _settle(
-    wanted: ServerConfig, *, allow_download: bool
+    home: ServerHome, wanted: ServerConfig, *, allow_download: bool
 ) -> tuple[ServerConfig, AdapterSpec, tuple[str, ...]]:
     """Load the base and write down exactly which one it is, and the two ports."""
     from federation.model import adapted, choose
 
-    loaded = open_base_of(wanted, allow_download=allow_download)
-    asked = choose.candidates(wanted.model, Path.cwd(), revision=wanted.revision)[0]
+    loaded = open_base_of(home, wanted, allow_download=allow_download)
+    asked = choose.candidates(wanted.model, home.models, revision=wanted.revision)[0]
     if wanted.model and loaded.choice.ref != asked.ref:
         raise ModelError(
             f"the base model '{wanted.model}' does not load: {loaded.choice.reasons[0]}",

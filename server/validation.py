@@ -11,11 +11,10 @@ from federation.errors import UsageError
 from server.config import ServerHome, load_config
 from server.gate import GateRunner
 from server.overview import open_registry
-from server.registry import Registry
+from server.registry import CANDIDATE, Registry
 from strategies.gate import GatePolicy, decide
 
 _VERSION = re.compile(r"^v?([0-9]{1,9})$")
-_CANDIDATE = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$")
 
 
 def parse_version(text: str) -> int:
@@ -78,7 +77,7 @@ def validate(home: ServerHome, which: str, against: str) -> dict[str, Any]:
 
 def _wanted(home: ServerHome, registry: Registry, which: str) -> tuple[str, Arrays, int]:
     """Name, weights, and the version to compare with."""
-    if _CANDIDATE.match(which):
+    if CANDIDATE.match(which):
         folder = home.candidates / which
         if not folder.is_dir():
             raise UsageError(f"there is no candidate {which} in {home.candidates}")

@@ -277,9 +277,7 @@ class AdapterFedAvg(FedAvg):
             answered.add(reply.metadata.src_node_id)
             peer.held = hello.held_version
             peer.offers = hello.offers
-            peer.want = (
-                "" if self.policy.mode == "live" else self.desk.choose(peer.member, hello.offers)
-            )
+            peer.want = self.desk.choose(peer.member, hello.offers)
             self.report.nodes.append(
                 {"node": hello.node, "held": hello.held_version, "offers": len(hello.offers)}
                 | {"asked": peer.want}
@@ -314,6 +312,8 @@ class AdapterFedAvg(FedAvg):
         peer.heard = frozenset(verdict.sha256 for verdict in peer.told)
         data = blob_of(reply)
         if data is None:
+            if body.note:
+                self._lose(peer.member, "collect", f"no package: {body.note}")
             return
         if self.policy.mode == "collect" and not peer.want:
             self._lose(peer.member, "collect", "sent a package that was not asked for")

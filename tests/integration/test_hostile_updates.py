@@ -179,7 +179,7 @@ def with_and_without(
 
 
 @pytest.mark.parametrize("name", SPOILED)
-def test_a_spoiled_package_changes_nothing(tmp_path: Path, name: str) -> None:
+def test_h11_h12_a_spoiled_package_changes_nothing(tmp_path: Path, name: str) -> None:
     make, code = SPOILED[name]
 
     def spoil(bench: Bench, person: HandNode) -> None:
@@ -196,7 +196,7 @@ def test_a_spoiled_package_changes_nothing(tmp_path: Path, name: str) -> None:
     assert hostile.told[0].reason.startswith(refused[0]["code"])
 
 
-def test_an_oversized_package_is_not_stored(tmp_path: Path) -> None:
+def test_h08_an_oversized_package_is_not_stored(tmp_path: Path) -> None:
     def spoil(bench: Bench, person: HandNode) -> None:
         person.package = _oversized(bench, person)
 
@@ -205,7 +205,7 @@ def test_an_oversized_package_is_not_stored(tmp_path: Path) -> None:
     assert [lost["why"].split(":")[0] for lost in report.lost] == ["size"]
 
 
-def test_a_replayed_package_counts_once(tmp_path: Path) -> None:
+def test_h14_a_replayed_package_counts_once(tmp_path: Path) -> None:
     def spoil(bench: Bench, person: HandNode) -> None:
         person.package = bench.people[0].package
 
@@ -246,7 +246,7 @@ def _unasked_claims(message: Message, node: HandNode) -> Message:
 
 
 @pytest.mark.parametrize("twist", [_raises, _silent, _empty_body, _foreign_keys, _unasked_claims])
-def test_a_spoiled_reply_changes_nothing(
+def test_h12_a_spoiled_reply_changes_nothing(
     tmp_path: Path, twist: Callable[[Message, HandNode], Message | None]
 ) -> None:
     def spoil(_bench: Bench, person: HandNode) -> None:

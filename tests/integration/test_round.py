@@ -37,7 +37,8 @@ def test_the_merge_has_the_same_bits_for_any_order_of_arrival(tmp_path: Path) ->
     assert equal(one.current(), other.current())
 
 
-def test_a_package_is_merged_once_however_often_it_is_offered(tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h14_a_package_is_merged_once_however_often_it_is_offered(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     person = bench.add(1)
     bench.run()
@@ -86,7 +87,8 @@ def test_a_killed_round_is_finished_from_the_spool_without_asking_again(tmp_path
     assert asked == []
 
 
-def test_a_worse_candidate_is_kept_for_study_and_never_published(tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h15_a_worse_candidate_is_kept_for_study_and_never_published(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     person = bench.add(1)
     before = bench.current()
@@ -98,7 +100,8 @@ def test_a_worse_candidate_is_kept_for_study_and_never_published(tmp_path: Path)
     assert [(v.state, v.reason.split(":")[0]) for v in person.told] == [("refused", "gate")]
 
 
-def test_a_stranger_is_never_asked(tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h06_a_stranger_is_never_asked(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.add(1)
     bench.nodes.ban("node-0")
@@ -106,7 +109,8 @@ def test_a_stranger_is_never_asked(tmp_path: Path) -> None:
     assert (report.nodes, report.outcome["version"]) == ([], None)
 
 
-def test_a_node_speaking_in_another_name_is_a_lost_reply(tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h07_a_node_speaking_in_another_name_is_a_lost_reply(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     honest, liar = bench.add(1), bench.add(2)
     liar.twist = lambda message, node: reply_with(
@@ -117,8 +121,9 @@ def test_a_node_speaking_in_another_name_is_a_lost_reply(tmp_path: Path) -> None
     assert any("another node's name" in lost["why"] for lost in report.lost)
 
 
+@pytest.mark.security
 @pytest.mark.parametrize(("examples", "share"), [(12, 0.5), (10**6, 5 / 6)])
-def test_example_counts_are_capped(tmp_path: Path, examples: int, share: float) -> None:
+def test_h13_example_counts_are_capped(tmp_path: Path, examples: int, share: float) -> None:
     bench = Bench(tmp_path)
     bench.add(1, examples=12)
     loud = bench.add(2, examples=examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from federation.adapter.signing import SigningKey
 from federation.errors import ConfigError, ModelError
 from server.config import ServerConfig, ServerHome, load_config, new_config
-from server.gate import GateRunner, add_documents, load_documents
+from server.gate import GateRunner, add_documents, load_documents, open_base_of
 from server.registry import Registry
 from server.starting import init, require_ready
 
@@ -66,6 +67,25 @@ def test_an_interrupted_init_goes_on_with_the_same_keys_and_ports(
     (home.registry / "current").unlink()
     assert init(home, new_config({"model": "nowhere"})).is_new
     assert (home.signing_key.read_bytes(), load_config(home)) == kept
+
+
+def test_a_base_named_from_the_working_folder_is_kept_by_its_whole_path(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base.parent)
+    start = init(ServerHome(tmp_path / "server"), new_config({"model": base.name, "rank": 2}))
+    assert start.config.model == str(base)
+
+
+def test_a_base_in_the_settings_lies_in_the_servers_home_wherever_a_command_is_run(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = ServerHome(tmp_path / "server")
+    shutil.copytree(base, home.models / base.name)
+    (tmp_path / base.name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    choice = open_base_of(home, new_config({"model": base.name})).choice
+    assert choice.path == home.models / base.name
 
 
 def test_a_base_that_does_not_load_is_named_and_not_replaced(tmp_path: Path) -> None:

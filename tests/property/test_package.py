@@ -10,6 +10,7 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,9 +58,10 @@ def edited(data: bytes, changes: list[tuple[int, bytes]]) -> bytes:
     return data
 
 
+@pytest.mark.security
 @settings(max_examples=200, deadline=None)
 @given(codings, edits)
-def test_a_mutated_package_is_refused_cleanly(
+def test_h09_a_mutated_package_is_refused_cleanly(
     coding: str, changes: list[tuple[int, bytes]]
 ) -> None:
     data, key = sample(coding)
@@ -68,9 +70,10 @@ def test_a_mutated_package_is_refused_cleanly(
     assert is_accepted(changed, key) == (changed == data)
 
 
+@pytest.mark.security
 @settings(max_examples=200, deadline=None)
 @given(codings, st.sampled_from([0, 1, 2]), edits)
-def test_a_mutated_member_in_sound_framing_is_refused_cleanly(
+def test_h09_a_mutated_member_in_sound_framing_is_refused_cleanly(
     coding: str, index: int, changes: list[tuple[int, bytes]]
 ) -> None:
     data, key = sample(coding)
@@ -82,9 +85,10 @@ def test_a_mutated_member_in_sound_framing_is_refused_cleanly(
     assert is_accepted(changed, key) == (changed == data)
 
 
+@pytest.mark.security
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=2000))
-def test_random_bytes_are_refused_cleanly(data: bytes) -> None:
+def test_h09_random_bytes_are_refused_cleanly(data: bytes) -> None:
     assert not is_accepted(data, "00" * 32)
     assert not is_accepted(b"PK\x03\x04" + data, "00" * 32)
 

@@ -67,8 +67,9 @@ def publish_and_die(folder: Path, limit: int) -> None:
     registry.publish(random_arrays(SPEC, 7), strategy="fedit")
 
 
+@pytest.mark.security
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")
-def test_killed_before_any_step_the_old_or_the_new_version_stands(
+def test_h22_killed_before_any_step_the_old_or_the_new_version_stands(
     tmp_path: Path, key: SigningKey
 ) -> None:
     seen = set()

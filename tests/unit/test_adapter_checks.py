@@ -189,8 +189,9 @@ HOSTILE: dict[str, tuple[Callable[[], Package], str, str]] = {
 }
 
 
+@pytest.mark.security
 @pytest.mark.parametrize(("make", "code", "detail"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_update_is_refused_by_name(
+def test_h07_h11_hostile_update_is_refused_by_name(
     make: Callable[[], Package], code: str, detail: str
 ) -> None:
     refusal = check_update(make(), SPEC, node=NODE, public_key=KEY.public_hex)
@@ -292,8 +293,9 @@ BAD_GLOBALS: dict[str, tuple[Callable[[], Package], type[ConscienceError], str]]
 }
 
 
+@pytest.mark.security
 @pytest.mark.parametrize(("make", "error", "detail"), BAD_GLOBALS.values(), ids=BAD_GLOBALS.keys())
-def test_bad_global_adapter_is_refused(
+def test_h16_h28_bad_global_adapter_is_refused(
     make: Callable[[], Package], error: type[ConscienceError], detail: str
 ) -> None:
     with pytest.raises(error, match=detail):

@@ -46,7 +46,8 @@ def test_flower_registers_the_public_key(tmp_path: Path) -> None:
     assert register.try_load_public_key(path).startswith(b"-----BEGIN PUBLIC KEY-----")
 
 
-def test_a_key_open_to_others_is_refused(tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h30_a_key_open_to_others_is_refused(tmp_path: Path) -> None:
     for name in ("node_signing.key", "supernode.key"):
         folder = tmp_path / name
         load_or_create(folder)

@@ -100,7 +100,8 @@ def test_global_adapters_travel_in_the_same_container() -> None:
     )
 
 
-def test_opening_a_large_file_holds_little_memory(tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h09_opening_a_large_file_holds_little_memory(tmp_path: Path) -> None:
     spec = make_spec(layers=8, linears={"up_proj": (20_000, 20_000)})
     path = tmp_path / "package.zip"
     path.write_bytes(make_sample(spec, SigningKey.generate()))
@@ -240,10 +241,11 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.security
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("mapped", [True, False], ids=["file", "memory"])
-def test_hostile_packages_are_refused_with_a_sentence(
+def test_h01_h09_h10_hostile_packages_are_refused_with_a_sentence(
     sample: bytes, change: Callable[[bytes], bytes], mapped: bool, tmp_path: Path
 ) -> None:
     data = change(sample)
@@ -255,7 +257,8 @@ def test_hostile_packages_are_refused_with_a_sentence(
         open_package(path if mapped else data, max_bytes=MAX)
 
 
-def test_every_single_changed_byte_of_the_framing_is_noticed(sample: bytes) -> None:
+@pytest.mark.security
+def test_h29_every_single_changed_byte_of_the_framing_is_noticed(sample: bytes) -> None:
     package = open_package(sample, max_bytes=MAX)
     content: set[int] = set()
     for member in package.members:
@@ -270,7 +273,8 @@ def test_every_single_changed_byte_of_the_framing_is_noticed(sample: bytes) -> N
             open_package(bytes(data), max_bytes=MAX)
 
 
-def test_too_large_package_is_refused_before_it_is_read(sample: bytes, tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h08_too_large_package_is_refused_before_it_is_read(sample: bytes, tmp_path: Path) -> None:
     path = tmp_path / "huge.zip"
     with path.open("wb") as file:
         file.truncate(2**33)

@@ -160,8 +160,9 @@ def test_feedback_is_read_back_only_for_the_same_tensors(tmp_path: Path) -> None
     assert load_feedback(path, spec) is None
 
 
+@pytest.mark.security
 @pytest.mark.privacy
-def test_nothing_of_the_machine_or_its_owner_is_in_a_package(
+def test_h19_nothing_of_the_machine_or_its_owner_is_in_a_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canaries = {

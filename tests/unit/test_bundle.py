@@ -63,7 +63,8 @@ def expected_names() -> set[str]:
     return {*bundle.room_files(), bundle.PROJECT, bundle.MANIFEST}
 
 
-def test_the_bundle_holds_the_rooms_code_and_the_licence_alone() -> None:
+@pytest.mark.security
+def test_h26_the_bundle_holds_the_rooms_code_and_the_licence_alone() -> None:
     names = set(bundle.room_files())
     assert {"client/shim.py", "federation/bundle.py", "server/__init__.py"} <= names
     assert {name for name in names if not name.endswith(".py")} == {"LICENSE"}

@@ -88,7 +88,8 @@ def test_two_nodes_asking_at_once_with_one_token_make_one_node(bench: Bench) -> 
     assert len(bench.superlink.registered) == 1
 
 
-def test_guessing_is_slowed_down(bench: Bench) -> None:
+@pytest.mark.security
+def test_h21_guessing_is_slowed_down(bench: Bench) -> None:
     guess = bench.invite("ben").model_copy(update={"token": "0" * 64})
     keys = node_keys()
     answers = bench.send(*(bench.enrolment(guess, keys) for _ in range(9)))

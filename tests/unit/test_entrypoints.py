@@ -11,7 +11,7 @@ import pytest
 
 HEAVY = {"torch", "transformers", "faiss", "flwr", "peft", "bitsandbytes", "matplotlib", "datasets"}
 SCRIPTS = {"flower-client": "client.cli:main", "flower-server": "server.cli:main"}
-AS_MODULE = [[sys.executable, "-m", "client"]]
+AS_MODULE = [[sys.executable, "-m", name] for name in ("client", "server")]
 AS_SCRIPTS = [[str(Path(sys.executable).with_name(name))] for name in SCRIPTS]
 LOADED = """
 import json, sys

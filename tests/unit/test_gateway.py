@@ -173,7 +173,7 @@ def test_a_banned_key_is_refused_at_once_and_learns_why_when_it_starts(bench: Be
 
 
 @pytest.mark.security
-def test_an_unknown_key_reaches_no_upstream(bench: Bench) -> None:
+def test_h06_an_unknown_key_reaches_no_upstream(bench: Bench) -> None:
     stranger, nobody = bench.fleet(), bench.fleet()
     stranger.headers["flwr-public-key"] = node_keys().header
     del nobody.headers["flwr-public-key"]

@@ -60,7 +60,8 @@ def test_spooled_is_not_a_verdict(intake: Intake) -> None:
     assert [record.sha256 for record in intake.spooled()] == [A]
 
 
-def test_verdicts_reach_their_own_node_until_acknowledged(intake: Intake) -> None:
+@pytest.mark.security
+def test_h06_verdicts_reach_their_own_node_until_acknowledged(intake: Intake) -> None:
     intake.record_merged(A, node=ANA, version=1)
     intake.record_refused(B, node=BEN, code="norm", detail="too large")
     assert [(v.sha256, v.state, v.version) for v in intake.verdicts_for(ANA)] == [(A, "merged", 1)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from client import clock, link
+from client.adapters import AdapterStore
 from client.cli import run
 from client.config import NodeConfig, NodeHome, load_federation
 from client.join import join
@@ -32,7 +33,7 @@ from federation.invitation import EnrolReply, EnrolRequest, Invitation
 from federation.model.choose import SEMILLA, identity
 from tests.adapter_samples import make_spec
 from tests.fake_gateway import Answer, FakeGateway, serve_gateway
-from tests.global_samples import Chain
+from tests.global_samples import Chain, joined_home
 
 TOKEN = "5e" * 32
 
@@ -290,6 +291,33 @@ def test_an_address_in_the_settings_wins_but_the_pinned_certificate_stays(
     text = invitation.encode(invite(gateway, chain, address="127.0.0.1:9"))
     join(home, NodeConfig(server_url=f"https://{gateway.address}"), text)
     assert load_federation(home).address == "127.0.0.1:9"
+
+
+def test_joining_after_another_federation_starts_anew_and_says_where_the_old_lies(
+    gateway: FakeGateway, chain: Chain, home: NodeHome
+) -> None:
+    earlier = Chain(make_spec(rank=2))
+    newest = [earlier.publish() for _ in range(6)][-1]
+    joined_home(home.root, earlier)
+    AdapterStore(home, load_federation(home)).install(newest)
+    home.federation.unlink()
+    gateway.enrol = accept(chain.spec, package=chain.packages[1])
+    (note,) = join(home, NodeConfig(), invitation.encode(invite(gateway, chain))).notes
+    assert (home.models / "current").read_text() == "v1\n"
+    (kept,) = home.earlier.iterdir()
+    assert str(kept) in note
+    assert (kept / "global" / "v5" / "manifest.json").is_file()
+
+
+def test_a_joining_that_failed_moves_nothing(
+    gateway: FakeGateway, chain: Chain, home: NodeHome
+) -> None:
+    home.adapters.mkdir(parents=True)
+    gateway.enrol = refuse("expired")
+    with pytest.raises(InvitationError):
+        join(home, NodeConfig(), invitation.encode(invite(gateway, chain)))
+    assert home.adapters.is_dir()
+    assert not home.earlier.exists()
 
 
 def test_other_code_than_the_servers_is_a_note(

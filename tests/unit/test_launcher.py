@@ -178,7 +178,8 @@ def test_running_without_having_joined_says_what_to_do(
     assert "has not joined" in capsys.readouterr().err
 
 
-def test_a_world_readable_key_stops_the_start(
+@pytest.mark.security
+def test_h30_a_world_readable_key_stops_the_start(
     home: NodeHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_node(home)
@@ -187,7 +188,8 @@ def test_a_world_readable_key_stops_the_start(
     assert "chmod 600" in capsys.readouterr().err
 
 
-def test_a_clock_that_is_off_stops_the_start(
+@pytest.mark.security
+def test_h29_a_clock_that_is_off_stops_the_start(
     home: NodeHome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serve_gateway(tmp_path / "tls") as gateway:

@@ -184,7 +184,7 @@ def _infinite(arrays: Arrays, name: str) -> None:
 
 @pytest.mark.security
 @pytest.mark.parametrize("spoil", [_missing, _extra, _base_layer, _shape, _dtype, _nan, _infinite])
-def test_anything_but_the_specs_tensors_is_refused_before_peft_sees_it(
+def test_h28_anything_but_the_specs_tensors_is_refused_before_peft_sees_it(
     spoil: Any, llama: Loaded
 ) -> None:
     spec = adapted.spec_of(llama, rank=3, alpha=6)

@@ -89,7 +89,7 @@ def test_a_tokenizer_without_eos_is_refused(copy: Path) -> None:
 
 
 @pytest.mark.security
-def test_code_shipped_with_a_model_is_never_run(copy: Path, tmp_path: Path) -> None:
+def test_h10_code_shipped_with_a_model_is_never_run(copy: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     (copy / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
     config = json.loads((copy / "config.json").read_text())

@@ -47,7 +47,8 @@ def refusal(nodes: Nodes, **claim: str) -> str:
     return caught.value.code
 
 
-def test_a_token_makes_one_node(nodes: Nodes) -> None:
+@pytest.mark.security
+def test_h05_a_token_makes_one_node(nodes: Nodes) -> None:
     enrol(nodes)
     node = nodes.by_name("ana")
     assert (node.status, node.flower_node_id) == ("active", "18446744073709551615")
@@ -62,7 +63,8 @@ def test_the_same_keys_may_ask_again(nodes: Nodes) -> None:
     assert nodes.claim(TOKEN, supernode_key="k", signing_key="s").is_repeat
 
 
-def test_an_expired_token_is_refused(nodes: Nodes, clock: Clock) -> None:
+@pytest.mark.security
+def test_h05_an_expired_token_is_refused(nodes: Nodes, clock: Clock) -> None:
     clock.now = 2000.0
     assert refusal(nodes, token_sha256=TOKEN) == "expired"
 
@@ -95,7 +97,8 @@ def test_a_key_belongs_to_one_node(nodes: Nodes) -> None:
     assert nodes.by_name("ben").status == "invited"
 
 
-def test_only_one_of_many_wins_a_token(nodes: Nodes, tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h05_only_one_of_many_wins_a_token(nodes: Nodes, tmp_path: Path) -> None:
     wins: list[int] = []
     gate = threading.Barrier(8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,8 @@ def test_a_way_back_is_a_new_version_with_the_old_weights(registry: Registry) ->
     registry.verify()
 
 
-def test_a_package_is_merged_once(registry: Registry) -> None:
+@pytest.mark.security
+def test_h14_a_package_is_merged_once(registry: Registry) -> None:
     publish(registry, 1, "a" * 64)
     with pytest.raises(FormatError, match="merged before, in v1"):
         publish(registry, 2, "b" * 64, "a" * 64)
@@ -156,7 +158,8 @@ def test_h02_current_names_a_version_or_nothing(registry: Registry, text: str) -
         _ = registry.current
 
 
-def test_an_unknown_version_is_named(registry: Registry) -> None:
+@pytest.mark.security
+def test_h02_an_unknown_version_is_named(registry: Registry) -> None:
     with pytest.raises(FormatError, match="no version v7"):
         registry.arrays(7)
 
@@ -173,6 +176,21 @@ def test_a_refused_candidate_is_kept_beside_the_registry(registry: Registry) -> 
     assert json.loads((folder / "report.json").read_text()) == {"reason": "worse"}
     assert equal(read_adapter_folder(folder)[0], random_arrays(SPEC, 5))
     assert registry.versions() == [0]
+
+
+def test_of_refused_candidates_the_newest_are_kept(tmp_path: Path, key: SigningKey) -> None:
+    now = [datetime(2026, 3, 1, tzinfo=UTC)]
+    registry = Registry(tmp_path / "registry", key, key.public_hex, now=lambda: now[0])
+    registry.publish(initial_arrays(SPEC, 0), strategy="initial", spec=SPEC)
+    registry.candidates.mkdir()
+    (registry.candidates / "notes of the operator").mkdir()
+    made = []
+    for day in range(5):
+        now[0] += timedelta(days=1)
+        made.append(registry.keep_candidate(random_arrays(SPEC, day), {"day": day}, keep=3))
+    kept = sorted(path.name for path in registry.candidates.iterdir())
+    assert kept == [*(path.name for path in made[2:]), "notes of the operator"]
+    assert made[-1].is_dir()
 
 
 def test_version_zero_changes_nothing(registry: Registry) -> None:

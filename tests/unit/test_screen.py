@@ -153,7 +153,7 @@ HOSTILE: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.security
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_update_is_refused_by_name_and_leaves_no_trace(
+def test_h11_a_hostile_update_is_refused_by_name_and_leaves_no_trace(
     federation: Federation, case: str
 ) -> None:
     change, manifest, code = HOSTILE[case]
@@ -198,7 +198,7 @@ def test_a_broken_container_is_a_refusal_and_not_an_exception(
 
 
 @pytest.mark.security
-def test_a_wrong_signature_an_unknown_node_and_a_repetition_are_refused(
+def test_h07_h14_a_wrong_signature_an_unknown_node_and_a_repetition_are_refused(
     federation: Federation,
 ) -> None:
     forged, known, again = (federation.send(i) for i in range(3))
@@ -253,7 +253,8 @@ def test_the_verdicts_do_not_depend_on_the_order(federation: Federation) -> None
     assert len(first.refused) == 1
 
 
-def test_an_outlier_among_five_is_refused_and_its_node_named(federation: Federation) -> None:
+@pytest.mark.security
+def test_h15_an_outlier_among_five_is_refused_and_its_node_named(federation: Federation) -> None:
     for i in range(5):
         federation.send(i)
     large = federation.send(5, factor=10.0)
@@ -284,7 +285,7 @@ def test_a_lone_update_is_shrunk_against_earlier_rounds(federation: Federation) 
 
 
 @pytest.mark.security
-def test_a_gauge_attack_is_seen_in_factor_space(federation: Federation) -> None:
+def test_h15_a_gauge_attack_is_seen_in_factor_space(federation: Federation) -> None:
     """(B t, A / t) is the same dW, so only the factors betray it (strategies.md, fact 4)."""
     spec, start = federation.spec, federation.start
     for i in range(5):

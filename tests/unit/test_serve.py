@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.errors import ConfigError, PermissionsError, ProcessError
+from federation.errors import ConfigError, PermissionsError, ProcessError, RoundError
 from server.config import HOME_VARIABLE, ServerHome, load_config
 from server.control import _bytes_field, _first_number, _last_object
-from server.rounds import next_report_path, read_report
-from server.serve import Liveness, children, running, up
+from server.rounds import _require_same, next_report_path, read_report
+from server.serve import Liveness, Running, _await_orphans, children, running, up
 from tests.server_home import make_home
 
 
@@ -144,6 +144,30 @@ def test_h05_up_refuses_to_start_without_keys(home: ServerHome, name: str) -> No
     (home.root / name).unlink()
     with pytest.raises(ConfigError, match=Path(name).name):
         up(home, announce=lambda _server: None)
+
+
+def test_a_round_ends_when_its_server_does(home: ServerHome) -> None:
+    server = Running(os.getpid(), "x", 1, time.time())
+    home.running.write_text(json.dumps(vars(server)))
+    _require_same(home, server)
+    home.running.write_text(json.dumps(vars(server) | {"started_at": server.started_at + 1}))
+    with pytest.raises(RoundError, match="the server went down"):
+        _require_same(home, server)
+    home.running.unlink()
+    with pytest.raises(RoundError, match="the server went down"):
+        _require_same(home, server)
+
+
+def test_what_a_killed_server_left_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:
+    with socket.socket() as orphan:
+        orphan.bind(("127.0.0.1", 0))
+        orphan.listen()
+        home = make_home(tmp_path / "other", gateway_port=orphan.getsockname()[1])
+        moments = iter([0.0, 1.0, 1e9])
+        _await_orphans(load_config(home), clock=lambda: next(moments))
+        assert list(moments) == []
+    moments = iter([0.0])
+    _await_orphans(load_config(home), clock=lambda: next(moments))
 
 
 def test_up_says_that_the_port_in_invitations_is_taken(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_what_a_killed_write_left_is_never_read_and_is_swept(tmp_path: Path) -> 
 
 
 @pytest.mark.security
-def test_checkpoints_hold_no_pickle(loaded: Loaded, start: Start, tmp_path: Path) -> None:
+def test_h10_checkpoints_hold_no_pickle(loaded: Loaded, start: Start, tmp_path: Path) -> None:
     train(loaded, start, DATA, PLAN, Session(tmp_path))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {checkpoints.STATE, checkpoints.FACTS}

@@ -19,7 +19,8 @@ def test_examples_are_capped_at_five_times_the_median() -> None:
     np.testing.assert_array_equal(capped_examples([0, -5, 7]), [1, 1, 5])
 
 
-def test_of_two_nodes_a_claim_of_a_billion_weighs_five_to_one() -> None:
+@pytest.mark.security
+def test_h13_of_two_nodes_a_claim_of_a_billion_weighs_five_to_one() -> None:
     weights = weights_for([accepted(10), accepted(10**9, index=1)])
     np.testing.assert_allclose(weights, [1 / 6, 5 / 6])
 

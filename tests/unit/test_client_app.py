@@ -1,0 +1,110 @@
+"""What a node answers, its ClientApp called as Flower calls it; nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from typing import Any
+
+import pytest
+from flwr.app import Message
+
+from client import client_app
+from client.adapters import AdapterStore
+from client.config import NodeConfig, NodeHome, find_home, load_federation
+from client.cycle import load_data
+from client.outbox import open_outbox
+from client.record import run_folder, run_key
+from federation import durable, protocol
+from federation.adapter.manifest import PackageManifest, sha256_of
+from federation.adapter.package import open_package
+from federation.adapter.signing import SigningKey
+from federation.protocol import Collect, CollectReply
+from strategies.flower_message import blob_of, body_of, compose
+from tests.adapter_samples import make_sample, make_spec
+from tests.fake_grid import FakeGrid
+from tests.global_samples import Chain, joined_home
+
+SPEC = make_spec(layers=1)
+CONTEXT: Any = None  # the ClientApp keeps its state on disk
+
+
+@pytest.fixture
+def chain() -> Chain:
+    made = Chain(SPEC)
+    made.publish()
+    return made
+
+
+@pytest.fixture
+def home(chain: Chain) -> NodeHome:
+    """The home that CONSCIENCE_HOME names, holding version 0."""
+    home = joined_home(find_home().root, chain)
+    AdapterStore(home, load_federation(home)).install(chain.packages[0])
+    return home
+
+
+def collect(body: Collect) -> Message:
+    grid = FakeGrid({7: lambda message: client_app.collect(message, CONTEXT)})
+    message = compose(body, node_id=7, kind="train", ttl_s=60)
+    (reply,) = grid.send_and_receive([message])
+    assert isinstance(reply, Message)
+    return reply
+
+
+def put_package(home: NodeHome) -> str:
+    data = make_sample(SPEC, SigningKey.generate())
+    manifest = open_package(data, max_bytes=len(data)).manifest
+    assert isinstance(manifest, PackageManifest)
+    with open_outbox(home, NodeConfig()) as outbox:
+        return outbox.put(data, manifest).sha256
+
+
+def contributed_today(home: NodeHome, chain: Chain) -> None:
+    """Leave behind what a contribution of today leaves."""
+    rows = [json.dumps({"text": f"La luna gira, dice la página {n}."}) for n in range(6)]
+    durable.write_text(home.root / NodeConfig().data[0], "\n".join(rows) + "\n")
+    day = date.today().isoformat()  # noqa: DTZ011 - a node lives by its local day
+    data = load_data(home, NodeConfig(), day)
+    key = run_key(day, data.task, data.sha256, sha256_of(chain.manifests[0]))
+    run_folder(home.runs, day, key).advance("done")
+
+
+@pytest.mark.security
+@pytest.mark.privacy
+def test_h20_why_a_live_node_trained_nothing_is_told_without_its_folders(home: NodeHome) -> None:
+    reply = collect(Collect(mode="live", version=0))
+    body = body_of(reply, CollectReply)
+    assert (body.note, body.sha256, blob_of(reply)) == ("NoDataError", "", None)
+    assert str(home.root) not in str(reply.content.config_records[protocol.BODY_KEY])
+
+
+def test_a_live_node_with_nothing_new_hands_over_what_is_wanted(
+    home: NodeHome, chain: Chain
+) -> None:
+    contributed_today(home, chain)
+    sha256 = put_package(home)
+    reply = collect(Collect(mode="live", want=sha256, version=0))
+    data = blob_of(reply)
+    assert data is not None
+    assert body_of(reply, CollectReply).sha256 == sha256
+    with open_outbox(home, NodeConfig()) as outbox:
+        assert outbox.read(sha256) == data
+        assert outbox.entry(sha256).state == "handed_over"
+
+
+def test_a_live_node_with_nothing_new_and_nothing_wanted_says_so(
+    home: NodeHome, chain: Chain
+) -> None:
+    contributed_today(home, chain)
+    reply = collect(Collect(mode="live", version=0))
+    assert blob_of(reply) is None
+    assert body_of(reply, CollectReply).note == "nothing new to contribute"
+
+
+def test_a_package_that_is_gone_is_a_note_and_no_package(home: NodeHome) -> None:
+    sha256 = put_package(home)
+    (home.outbox / f"{sha256}.zip").write_bytes(b"damaged")
+    reply = collect(Collect(want=sha256, version=0))
+    assert blob_of(reply) is None
+    assert body_of(reply, CollectReply).note == "FormatError"
