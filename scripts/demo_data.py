@@ -31,10 +31,12 @@ class Material:
     Attributes:
         train: node name -> its rows; no row is in two nodes.
         held_out: rows that nobody trains on, each with a `field`.
+        gate: a file of the operator's own held-out rows, beside the packaged gate set.
     """
 
     train: Mapping[str, Sequence[Row]]
     held_out: Sequence[Row]
+    gate: Path | None = None
 
     def fields(self) -> tuple[str, ...]:
         """Names of the held-out sets, in order of appearance."""
@@ -68,6 +70,8 @@ def starter() -> Material:
 def from_folder(folder: Path) -> Material:
     """Real material: `folder/NODE/train.jsonl` and `folder/NODE/heldout.jsonl` for each node.
 
+    `folder/gate.jsonl`, if there is one, joins the operator's gate set.
+
     Raises:
         SystemExit: fewer than two nodes, or a file is missing.
     """
@@ -82,7 +86,8 @@ def from_folder(folder: Path) -> Material:
         held_out += [{"field": home.name} | row for row in rows]
     if len(train) < 2:
         raise SystemExit(f"error: {folder} must hold a folder for each of at least two nodes")
-    return Material(train, held_out)
+    gate = folder / "gate.jsonl"
+    return Material(train, held_out, gate if gate.is_file() else None)
 
 
 def parse_rows(text: str) -> list[Row]:

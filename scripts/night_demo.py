@@ -69,7 +69,8 @@ def play(root: Path, material: Material, nights: int) -> int:
         stack.callback(town.stop)
         memory = stack.enter_context(peak_memory())
         with _phase(phases, "set-up", "The operator sets up a server, the volunteers join"):
-            town.start_server("--base", "semilla", "--quorum", "2")
+            gate = ("--gate-data", str(material.gate)) if material.gate else ()
+            town.start_server("--base", "semilla", "--quorum", "2", *gate)
             rows = {
                 name: [without_field(row) for row in mine] for name, mine in material.train.items()
             }

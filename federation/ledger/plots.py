@@ -72,8 +72,9 @@ def demo_picture(table: DemoTable, path: Path) -> None:
 def _draw_losses(axes: Axes, table: DemoTable) -> None:
     places = [float(place) for place in range(len(table.rows))]
     places[-1] += 0.3  # the overall row stands apart from the fields it sums up
-    latest = list(table.versions)[-1]
-    for place, start, end in zip(places, table.base, table.versions[latest], strict=True):
+    latest = next(reversed(list(table.versions)), "")  # "": the gate let nothing through
+    final = table.versions.get(latest, ())
+    for place, start, end in zip(places, table.base, final, strict=False):
         axes.plot([start, end], [place, place], color="#DDDDDD", linewidth=7, zorder=1)
     _dots(axes, table.base, places, "base model", GREY, "o")
     for index, values in enumerate(table.lone.values()):
@@ -86,7 +87,7 @@ def _draw_losses(axes: Axes, table: DemoTable) -> None:
         colour = BLUE if version == latest else SKY
         mark = VERSION_MARKS[index % len(VERSION_MARKS)]
         _dots(axes, values, places, f"global {version}", colour, mark)
-    _write_values(axes, places, table.base, table.versions[latest])
+    _write_values(axes, places, table.base, final)
     axes.set_yticks(places, table.rows)
     axes.get_yticklabels()[-1].set_fontweight("bold")
     axes.set_ylim(places[-1] + 0.55, -0.75)
@@ -117,7 +118,7 @@ def _write_values(
 ) -> None:
     """Write the base model's loss above its dots, the latest adapter's below."""
     for values, colour, above in ((base, GREY, 9), (latest, BLUE, -19)):
-        for value, place in zip(values, places, strict=True):
+        for value, place in zip(values, places, strict=False):
             axes.annotate(
                 f"{value:.3f}",
                 (value, place),

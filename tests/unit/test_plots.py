@@ -24,7 +24,7 @@ def test_the_average_of_the_lone_nodes_is_taken_row_by_row() -> None:
     assert TABLE.lone_mean() == pytest.approx((3.2, 3.0, 3.1))
 
 
-@pytest.mark.parametrize("versions", [{"v1": (3.1, 2.9, 3.0)}, TABLE.versions])
+@pytest.mark.parametrize("versions", [{}, {"v1": (3.1, 2.9, 3.0)}, TABLE.versions])
 def test_the_picture_is_a_png_of_1200_pixels(
     tmp_path: Path, versions: dict[str, tuple[float, ...]]
 ) -> None:
