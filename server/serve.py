@@ -235,10 +235,12 @@ def _dialled(host: str) -> str:
 
 
 def _is_alive(server: Running) -> bool:
-    """Whether it is that very process: after a crash its number may be another's."""
+    """Whether it is that very process: after a crash its number may be another's, or a zombie's."""
     import psutil
 
     try:
-        return psutil.Process(server.pid).create_time() <= server.started_at
+        process = psutil.Process(server.pid)
+        has_ended = process.status() == psutil.STATUS_ZOMBIE
+        return not has_ended and process.create_time() <= server.started_at
     except psutil.Error:
         return False

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from federation.errors import ConfigError, PermissionsError, ProcessError, RoundError
@@ -88,6 +91,17 @@ def test_a_server_that_was_killed_is_not_running(home: ServerHome) -> None:
     found = running(home)
     assert found is not None
     assert found.gateway == "x"
+
+
+def test_a_server_that_ended_and_was_not_waited_for_is_not_running(home: ServerHome) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ended:
+        server = Running(ended.pid, "x", 1, time.time())
+        home.running.write_text(json.dumps(vars(server)))
+        assert running(home) == server
+        ended.kill()
+        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert running(home) is None
 
 
 @pytest.mark.parametrize(
