@@ -195,6 +195,7 @@ class AdapterFedAvg(FedAvg):
         """Spool each reply as it comes, then screen, weigh, reduce, gate and register."""
         for reply in replies:
             self._take(reply)
+            del reply  # one at a time in memory: the next is fetched before the name is taken
         self.report.seconds["collect"] = self._clock() - self._collect_started
         outcome = self.work.finish(self.policy, self.gate, clock=self._clock)
         self.report.outcome = outcome.to_json()

@@ -66,6 +66,7 @@ class StreamingGrid:
                 for reply in self._grid.pull_messages([message_id]):
                     pending.discard(reply.metadata.reply_to_message_id)
                     yield reply
+                    del reply  # or it would stay in memory until the next one is there
             if not pending or (deadline is not None and self._clock() >= deadline):
                 return
             if len(pending) == before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -59,3 +60,19 @@ class FakeGrid:
     def _rank(self, message: Message) -> int:
         node = message.metadata.dst_node_id
         return self._order.index(node) if node in self._order else 0
+
+
+class WatchfulGrid(FakeGrid):
+    """Notes how many replies with arrays were still alive when the next was asked for."""
+
+    def __init__(self, nodes: dict[int, Answer]) -> None:
+        super().__init__(nodes)
+        self.most_alive = 0
+        self._given: list[weakref.ref[Message]] = []
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies that are there."""
+        self.most_alive = max(self.most_alive, sum(ref() is not None for ref in self._given))
+        replies = super().pull_messages(message_ids)
+        self._given += [weakref.ref(reply) for reply in replies if reply.content.array_records]
+        return replies

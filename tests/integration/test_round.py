@@ -9,6 +9,7 @@ from flwr.app import Message
 
 from federation.protocol import CollectReply
 from strategies.weigh import WeighPolicy
+from tests.fake_grid import WatchfulGrid
 from tests.round_bench import Bench, HandNode, equal, reply_with
 
 
@@ -130,3 +131,14 @@ def test_h13_example_counts_are_capped(tmp_path: Path, examples: int, share: flo
     report = bench.run(weigh=WeighPolicy(by="capped")).report
     weights = {record["node"]: record["weight"] for record in report.outcome["merged"]}
     assert weights[loud.node] == pytest.approx(share)
+
+
+def test_no_reply_stays_in_memory_while_the_next_is_fetched(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2, 3):
+        bench.add(seed)
+    grid = WatchfulGrid({person.flower_id: person.answer for person in bench.people})
+    strategy = bench.strategy(quorum=3)
+    strategy.run(grid)  # type: ignore[arg-type]
+    assert len(strategy.report.outcome["merged"]) == 3
+    assert grid.most_alive == 0
