@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from federation.adapter.format import Arrays
 from federation.protocol import Offer, Verdict
 from server.config import ServerConfig
@@ -95,9 +98,11 @@ class ServerGate:
         self._registry = registry
         self._config = config
 
-    def decide(self, current: Arrays, candidate: Arrays) -> GateDecision:
+    def decide(
+        self, current: Mapping[str, npt.NDArray[np.float32]], candidate: Arrays
+    ) -> GateDecision:
         """Compare candidate and current on the gate set, document by document."""
-        before = self._runner.losses(current)
+        before = self._runner.losses(dict(current))
         after = self._runner.losses(candidate)
         return decide(
             before[:, 0] / before[:, 1],

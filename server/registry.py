@@ -26,6 +26,7 @@ from federation.adapter.format import (
     AdapterSpec,
     Arrays,
     config_bytes,
+    open_adapter_folder,
     read_adapter_folder,
 )
 from federation.adapter.manifest import (
@@ -36,7 +37,7 @@ from federation.adapter.manifest import (
     sha256_of,
 )
 from federation.adapter.package import PACKAGE_MEMBERS, build_package, open_package
-from federation.adapter.tensors import save_tensors
+from federation.adapter.tensors import StoredArrays, save_tensors
 from federation.errors import FormatError
 
 TENSORS, CONFIG, MANIFEST = PACKAGE_MEMBERS
@@ -114,6 +115,10 @@ class Registry:
     def arrays(self, version: int) -> Arrays:
         """Weights of `version`, f32 copies in memory."""
         return read_adapter_folder(self._existing(version))[0]
+
+    def stored(self, version: int) -> StoredArrays:
+        """Weights of `version`, f32; each tensor is read when asked for, and not kept."""
+        return open_adapter_folder(self._existing(version))[0]
 
     def package(self, version: int) -> bytes:
         """The three-member zip of `version`, the form in which it travels."""

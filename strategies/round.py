@@ -30,6 +30,7 @@ from strategies.weigh import WeighPolicy, weights_for
 
 logger = logging.getLogger(__name__)
 Mode = Literal["collect", "live"]
+F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Shelf(Protocol):
     def current(self) -> int:
         """Number of the current version."""
 
-    def arrays(self, version: int) -> Arrays:
-        """Tensors of a version."""
+    def stored(self, version: int) -> Mapping[str, F32]:
+        """Tensors of a version, read one by one as they are asked for."""
 
     def publish(
         self, arrays: Arrays, *, strategy: str, inputs: Sequence[InputRecord], gate: dict[str, Any]
@@ -82,7 +83,7 @@ class Ledger(Protocol):
 class Gate(Protocol):
     """Held-out comparison: `server.gate.GateRunner` is behind one."""
 
-    def decide(self, current: Arrays, candidate: Arrays) -> GateDecision:
+    def decide(self, current: Mapping[str, F32], candidate: Arrays) -> GateDecision:
         """Compare both on held-out text."""
 
     def keep(self, candidate: Arrays, decision: GateDecision) -> None:
@@ -197,7 +198,7 @@ class Round:
         outcome = Outcome()
         lap = _Lap(outcome.seconds, clock)
         self.reconcile()
-        current = self.shelf.arrays(self.shelf.current)
+        current = self.shelf.stored(self.shelf.current)
         updates = {entry.sha256: self.spool.open(entry.sha256) for entry in self.spool.entries()}
         screened = self._screen(policy, current, list(updates.values()), outcome)
         lap("screen")
@@ -228,7 +229,7 @@ class Round:
     def _screen(
         self,
         policy: RoundPolicy,
-        current: Arrays,
+        current: Mapping[str, F32],
         updates: Sequence[SpooledUpdate],
         outcome: Outcome,
     ) -> Screened:
@@ -249,7 +250,7 @@ class Round:
         policy: RoundPolicy,
         updates: Sequence[SpooledUpdate],
         weights: npt.NDArray[np.float64],
-        current: Arrays,
+        current: Mapping[str, F32],
     ) -> Arrays:
         number = self.shelf.current + 1
         rng = np.random.default_rng((policy.seed, number))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from federation import protocol
@@ -28,7 +29,7 @@ from strategies.spool import Spool
 from tests.adapter_samples import make_sample, make_spec
 from tests.fake_grid import FakeGrid
 
-LIMIT = 1_000_000
+LIMIT = 4_000_000
 
 
 @dataclass
@@ -84,11 +85,15 @@ class OpenGate:
 
     def __init__(self, *, accepts: bool = True) -> None:
         self.accepts = accepts
+        self.look: Callable[[], object] = lambda: None
         self.kept: list[Arrays] = []
 
-    def decide(self, current: Arrays, candidate: Arrays) -> GateDecision:
+    def decide(
+        self, current: Mapping[str, npt.NDArray[np.float32]], candidate: Arrays
+    ) -> GateDecision:
         """Say what it was told to say."""
         del current, candidate
+        self.look()
         said = "as told"
         return GateDecision(self.accepts, said, None, {})
 

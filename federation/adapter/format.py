@@ -23,7 +23,7 @@ from federation.adapter.manifest import (
     read_global,
     sha256_of,
 )
-from federation.adapter.tensors import Arrays, RawTensor, TensorFile, save_tensors
+from federation.adapter.tensors import Arrays, RawTensor, StoredArrays, TensorFile, save_tensors
 from federation.errors import AdapterError, FormatError, SignatureError
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "TensorFile",
     "config_bytes",
     "initial_arrays",
+    "open_adapter_folder",
     "peft_config",
     "read_adapter_folder",
     "save_tensors",
@@ -212,7 +213,15 @@ def write_adapter_folder(
 
 
 def read_adapter_folder(folder: Path) -> tuple[Arrays, AdapterSpec, GlobalManifest | None]:
-    """Read an adapter folder; with a manifest, both files must have the hashes it names.
+    """Read an adapter folder into memory; checks and errors as `open_adapter_folder`."""
+    stored, spec, manifest = open_adapter_folder(folder)
+    return dict(stored), spec, manifest
+
+
+def open_adapter_folder(
+    folder: Path,
+) -> tuple[StoredArrays, AdapterSpec, GlobalManifest | None]:
+    """Open an adapter folder; with a manifest, both files must have the hashes it names.
 
     The manifest's own signature is not checked here (`federation.adapter.signing.verify`).
     Without a manifest the spec comes from `adapter_config.json`, with an empty `base_hash`.
@@ -234,9 +243,8 @@ def read_adapter_folder(folder: Path) -> tuple[Arrays, AdapterSpec, GlobalManife
             raise SignatureError(f"{tensors_path} is not the file that was signed")
     else:
         spec = _spec_of_config(parse_object(config, CONFIG), file)
-    raw = {name: file.array(name) for name in file.names()}
-    require_shapes(raw, spec)
-    return {name: np.array(value, np.float32) for name, value in raw.items()}, spec, manifest
+    require_shapes({name: file.array(name) for name in file.names()}, spec)
+    return StoredArrays(tensors_path, file), spec, manifest
 
 
 def require_shapes(arrays: Mapping[str, RawTensor], spec: AdapterSpec) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -160,6 +160,44 @@ class TensorFile:
             return self._entries[name]
         except KeyError:
             raise FormatError(f"there is no tensor {name[:200]}") from None
+
+
+class StoredArrays(Mapping[str, npt.NDArray[np.float32]]):
+    """F32 tensors of a file, sorted by name; each is read when asked for, and not kept.
+
+    Args:
+        path: a safetensors file that nobody changes.
+        file: the same, opened; not needed afterwards.
+
+    Raises:
+        FormatError: a tensor is not f32.
+    """
+
+    def __init__(self, path: Path, file: TensorFile) -> None:
+        self._path = path
+        self._places = {name: (file.position(name), file.shape(name)) for name in file.names()}
+        for name in self._places:
+            if file.dtype(name) != "F32":
+                raise FormatError(f"tensor {name} is {file.dtype(name)}, expected F32")
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+        """Tensor `name`, a new array.
+
+        Raises:
+            FormatError: the file was cut short meanwhile.
+        """
+        position, shape = self._places[name]
+        count = math.prod(shape)
+        values = np.fromfile(self._path, DTYPES["F32"], count, offset=position)
+        if values.size != count:
+            raise FormatError(f"{self._path.name} was cut short")
+        return values.reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _read_header(data: Bytes) -> tuple[int, dict[str, _Entry]]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from flwr.app import Message
 
 from federation.protocol import CollectReply
+from strategies.round import RoundPolicy
+from strategies.spool import Arrival
 from strategies.weigh import WeighPolicy
+from tests.adapter_samples import make_spec
 from tests.fake_grid import WatchfulGrid
 from tests.round_bench import Bench, HandNode, equal, reply_with
 
@@ -142,3 +146,22 @@ def test_no_reply_stays_in_memory_while_the_next_is_fetched(tmp_path: Path) -> N
     strategy.run(grid)  # type: ignore[arg-type]
     assert len(strategy.report.outcome["merged"]) == 3
     assert grid.most_alive == 0
+
+
+def test_a_round_holds_the_result_and_not_the_current_adapter_too(tmp_path: Path) -> None:
+    spec = make_spec(layers=16, rank=16, linears={"self_attn.q_proj": (2048, 2048)})
+    bench = Bench(tmp_path, spec)
+    for seed in (1, 2):
+        bench.add(seed)
+    work = bench.strategy().work
+    for person in bench.people:
+        assert work.take(person.package, Arrival(person.node)) is None
+    peaks: list[int] = []
+    bench.gate.look = lambda: peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.start()
+    try:
+        outcome = work.finish(RoundPolicy(quorum=2), bench.gate)
+    finally:
+        tracemalloc.stop()
+    assert len(outcome.merged) == 2
+    assert spec.tensor_bytes <= peaks[0] < 1.6 * spec.tensor_bytes

@@ -15,6 +15,7 @@ from federation.adapter.format import (
     AdapterSpec,
     config_bytes,
     initial_arrays,
+    open_adapter_folder,
     peft_config,
     read_adapter_folder,
     write_adapter_folder,
@@ -219,6 +220,23 @@ def test_folder_gives_back_arrays_and_spec(tmp_path: Path) -> None:
         "manifest.json",
     ]
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_opened_folder_reads_each_tensor_anew_and_notices_a_file_cut_short(tmp_path: Path) -> None:
+    spec = make_spec()
+    arrays = random_arrays(spec, 1)
+    write_adapter_folder(tmp_path / "v0", arrays, spec, manifest_of(spec, arrays))
+
+    stored = open_adapter_folder(tmp_path / "v0")[0]
+
+    assert list(stored) == sorted(spec.shapes)
+    assert all((stored[name] == arrays[name]).all() for name in stored)
+    stored[NAME][:] = 7.0
+    assert (stored[NAME] == arrays[NAME]).all()
+    path = tmp_path / "v0" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(FormatError, match="cut short"):
+        dict(stored)
 
 
 def test_folder_without_manifest_takes_its_spec_from_the_config(tmp_path: Path) -> None:
