@@ -75,23 +75,30 @@ class Case:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its table."""
-    options = _parse(arguments)
+    options = parse(arguments)
     if options.memory_of:
         print(_memory_growth(options.memory_of, _case(Path(options.spool), options)))
         return
-    with tempfile.TemporaryDirectory(prefix="bench-merge-") as folder:
-        case = _case(Path(folder), options)
-        _fill(case, options)
-        seconds = _time(case, options.repeat)
-        growth = {side: _memory_apart(side, folder, options) for side in (OURS, STOCK)}
-        report = _report(case, seconds, growth)
+    report = measure(options)
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         _show(report, options)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def measure(options: argparse.Namespace, *, memory: bool = True) -> dict[str, Any]:
+    """Time both sides, and unless told otherwise measure their memory; plain values."""
+    with tempfile.TemporaryDirectory(prefix="bench-merge-") as folder:
+        case = _case(Path(folder), options)
+        _fill(case, options)
+        seconds = _time(case, options.repeat)
+        sides = (OURS, STOCK) if memory else ()
+        growth = {side: _memory_apart(side, folder, options) for side in sides}
+        return _report(case, seconds, growth)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of this benchmark."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--clients", type=int, default=32, help="updates to merge")
     parser.add_argument("--megabytes", type=float, default=17.7, help="one adapter in f32")
@@ -103,16 +110,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _case(folder: Path, options: argparse.Namespace) -> Case:
+def adapter_spec(megabytes: float) -> AdapterSpec:
+    """A transformer's adapter of about so many MB in f32."""
     per_layer = 4 * RANK * sum(d_in + d_out for d_in, d_out in LINEARS.values())
     shapes: dict[str, tuple[int, int]] = {}
-    for layer in range(max(1, round(options.megabytes * 1e6 / per_layer))):
+    for layer in range(max(1, round(megabytes * 1e6 / per_layer))):
         for module, (d_in, d_out) in LINEARS.items():
             path = f"base_model.model.model.layers.{layer}.{module}"
             shapes[f"{path}.lora_A.weight"] = (RANK, d_in)
             shapes[f"{path}.lora_B.weight"] = (d_out, RANK)
     targets = tuple(module.rpartition(".")[2] for module in LINEARS)
-    spec = AdapterSpec("ab" * 32, "bench", RANK, 32.0, False, targets, shapes)
+    return AdapterSpec("ab" * 32, "bench", RANK, 32.0, False, targets, shapes)
+
+
+def _case(folder: Path, options: argparse.Namespace) -> Case:
+    spec = adapter_spec(options.megabytes)
     spool = Spool(folder, max_bytes_each=2**31, max_total_bytes=2**40)
     return Case(spec, spool, initial_arrays(spec, 0))
 

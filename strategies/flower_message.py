@@ -1,4 +1,8 @@
-"""Bodies and blobs in and out of Flower messages (flwr door, with `adapter_fedavg`)."""
+"""Bodies and blobs in and out of Flower messages (flwr door, with `adapter_fedavg`).
+
+Records are looked up by key, never through `array_records` and its like: those views refer to
+themselves, so a reply once looked at through one stays in memory until Python collects garbage.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +37,8 @@ def blob_record(data: bytes) -> ArrayRecord:
 
 def blob_of(message: Message) -> bytes | None:
     """The blob that rides along, or None."""
-    record = message.content.array_records.get(protocol.BLOB_KEY)
-    array = record.get(protocol.BLOB_KEY) if record is not None else None
+    record = message.content.get(protocol.BLOB_KEY)
+    array = record.get(protocol.BLOB_KEY) if isinstance(record, ArrayRecord) else None
     if array is None or array.stype != protocol.BLOB_KIND:
         return None
     return bytes(array.data)
@@ -46,8 +50,8 @@ def body_of(message: Message, kind: type[B]) -> B:
     Raises:
         FormatError: there is none, or it is another.
     """
-    record = message.content.config_records.get(protocol.BODY_KEY)
-    text = record.get(protocol.BODY_KEY) if record is not None else None
+    record = message.content.get(protocol.BODY_KEY)
+    text = record.get(protocol.BODY_KEY) if isinstance(record, ConfigRecord) else None
     if not isinstance(text, str):
         raise FormatError("the reply holds no body")
     return protocol.parse(kind, text)

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 Answer = Callable[[Message], Message | None]
@@ -68,11 +68,13 @@ class WatchfulGrid(FakeGrid):
     def __init__(self, nodes: dict[int, Answer]) -> None:
         super().__init__(nodes)
         self.most_alive = 0
-        self._given: list[weakref.ref[Message]] = []
+        self._given: list[weakref.ref[RecordDict]] = []
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies that are there."""
         self.most_alive = max(self.most_alive, sum(ref() is not None for ref in self._given))
         replies = super().pull_messages(message_ids)
-        self._given += [weakref.ref(reply) for reply in replies if reply.content.array_records]
+        # not `array_records`: that view alone would keep the content alive
+        contents = [reply.content for reply in replies]
+        self._given += [weakref.ref(c) for c in contents if "blob" in c]
         return replies
