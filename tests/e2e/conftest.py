@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {
     "qa_subset_size": 16,
 }
 ROWS = 40
+DEADLINE_S = 300.0
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -30,7 +31,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     place: Path = tmp_path_factory.mktemp("town")
     made = Town(place)
     try:
-        made.start_server("--base", "semilla", "--quorum", "2")
+        limits = ("--set", f"round_deadline_s={DEADLINE_S}", "--set", "gate_max_tokens=64")
+        made.start_server("--base", "semilla", "--quorum", "2", *limits)
         for name in ("luna", "marina"):
             made.join(name, rows_of(name), SETTINGS)
         yield made

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
 import pytest
 from town import CommandError, Town
 
+from tests.e2e.conftest import DEADLINE_S
+
 WAIT_S = 120.0
+NODES = ("luna", "marina")
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -23,8 +30,8 @@ def outbox(town: Town, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_new_node_can_train_the_same_evening(town: Town) -> None:
-    for name in ("luna", "marina"):
-        town.volunteer(name, "contribute")
+    town.volunteers("contribute")
+    for name in NODES:
         assert [entry["state"] for entry in outbox(town, name)] == ["waiting"]
 
 
@@ -39,7 +46,7 @@ def test_a_round_merges_both_and_the_nodes_hear_of_it(town: Town) -> None:
     assert len(report["outcome"]["merged"]) == 2
     assert [receipt["version"] for receipt in report["deployed"]] == [1, 1]
     assert all(receipt["loss"] is not None for receipt in report["deployed"])
-    for name in ("luna", "marina"):
+    for name in NODES:
         (entry,) = outbox(town, name)
         assert (entry["state"], entry["version"]) == ("merged", 1)
 
@@ -53,7 +60,8 @@ def test_the_server_says_what_it_did(town: Town) -> None:
     assert all(sent > 0 and received > 0 for sent, received in up.values())
 
 
-def test_no_text_reaches_the_server(town: Town) -> None:
+@pytest.mark.security
+def test_h19_no_text_reaches_the_server(town: Town) -> None:
     """Not a byte of a volunteer's texts is in any file of the server or of Flower."""
     lines = (town.root / "luna" / "datasets" / "texts.jsonl").read_text(encoding="utf-8")
     texts = [value for line in lines.splitlines() for value in json.loads(line).values()]
@@ -76,7 +84,7 @@ def test_rollback_reaches_the_nodes_as_a_new_version(town: Town) -> None:
     town.operator("rollback")
     assert json.loads(town.operator("status", "--json"))["current"] == 2
     town.round()
-    for name in ("luna", "marina"):
+    for name in NODES:
         status = json.loads(town.volunteer(name, "status", "--json"))
         assert status["global_version"] == 2
     registry = town.server / "registry"
@@ -86,8 +94,7 @@ def test_rollback_reaches_the_nodes_as_a_new_version(town: Town) -> None:
 
 def test_a_killed_client_process_costs_its_own_package_only(town: Town) -> None:
     """SIGKILL instead of an answer: the round closes on the other node, the package waits."""
-    for name in ("luna", "marina"):
-        town.volunteer(name, "contribute")
+    town.volunteers("contribute")
     waiting = [entry["state"] for entry in outbox(town, "marina")].count("waiting")
     assert waiting == 1
     killer = _kill_client_apps_of(town, "marina")
@@ -97,12 +104,53 @@ def test_a_killed_client_process_costs_its_own_package_only(town: Town) -> None:
     assert any(lost["node"] == _pseudonym(town, "marina") for lost in report["lost"])
     assert report["outcome"]["version"] is None  # one of two is no quorum; it waits in the spool
     assert report["outcome"]["waiting"] == 1
-    again = town.round()
-    assert again["outcome"]["version"] == 3, again
-    assert len(again["outcome"]["merged"]) == 2
+
+
+def test_a_server_killed_in_mid_round_finishes_it_from_the_spool(town: Town) -> None:
+    """SIGKILL to `up` and all it started, once both packages are in; the nodes are left alone."""
+    before = _current(town)
+    offered = {name: outbox(town, name)[-1]["sha256"] for name in NODES}
+    nodes = [town.processes[name].pid for name in NODES]
+    with ThreadPoolExecutor(1) as background:
+        round_now = background.submit(town.round)
+        orphans = _kill_server_when(town, lambda: _spooled(town) == len(NODES))
+        with pytest.raises(CommandError, match="the server went down") as caught:
+            round_now.result()
+    assert caught.value.code == 70
+    assert _left_of(orphans) == []
+    town.stop("server")
+    town.start_server()
+    report = town.round()
+    assert (report["version_after"], report["lost"]) == (before + 1, []), report
+    assert _spooled(town) == 0
+    versions = json.loads(town.operator("history", "--json"))
+    inputs = [record["sha256"] for row in versions for record in row["inputs"]]
+    for name in NODES:
+        assert inputs.count(offered[name]) == 1
+        newest = outbox(town, name)[-1]
+        assert (newest["sha256"], newest["state"]) == (offered[name], "merged")
+    assert json.loads(town.operator("validate", "--json"))["chain"] == "verified"
+    assert [town.processes[name].pid for name in NODES] == nodes
+    assert all(town.processes[name].poll() is None for name in NODES)
+
+
+def test_a_live_round_trains_on_the_spot_and_publishes(town: Town) -> None:
+    """Nobody calls `contribute`: the nodes train when the server asks them to."""
+    before = _current(town)
+    known = {name: len(outbox(town, name)) for name in NODES}
+    report = town.round("--mode", "live")
+    assert (report["mode"], report["lost"]) == ("live", [])
+    assert report["outcome"]["version"] == before + 1, report["outcome"]["reason"]
+    assert len(report["outcome"]["merged"]) == 2
+    assert report["seconds"]["collect"] < DEADLINE_S
+    for name in NODES:
+        *_, newest = entries = outbox(town, name)
+        assert len(entries) == known[name] + 1
+        assert (newest["state"], newest["version"]) == ("merged", before + 1)
 
 
 def test_a_superlink_killed_hard_comes_back_and_the_next_round_works(town: Town) -> None:
+    before = _current(town)
     superlink = _descendant(town, "server", "flower-superlink")
     superlink.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + WAIT_S
@@ -112,11 +160,12 @@ def test_a_superlink_killed_hard_comes_back_and_the_next_round_works(town: Town)
             break
         except CommandError:
             time.sleep(2)
-    assert report["version_after"] == 3
+    assert report["version_after"] == before
     assert report["lost"] == []
 
 
-def test_a_tampered_global_adapter_is_refused(town: Town) -> None:
+@pytest.mark.security
+def test_h16_a_tampered_global_adapter_is_refused(town: Town) -> None:
     folder = town.root / "luna" / "models" / "global"
     newest = max(folder.glob("v*"), key=lambda path: int(path.name[1:]))
     weights = newest / "adapter_model.safetensors"
@@ -155,8 +204,6 @@ class _Killer:
     """Kills every ClientApp process of one node as soon as it appears."""
 
     def __init__(self, parent: psutil.Process) -> None:
-        import threading
-
         self._parent = parent
         self._done = threading.Event()
         self.killed = 0
@@ -177,6 +224,45 @@ class _Killer:
                         self.killed += 1
                 except psutil.Error:
                     continue
+
+
+def _kill_server_when(town: Town, is_time: Callable[[], bool]) -> list[psutil.Process]:
+    """Kill the server's whole family at once, as a power cut would; returns who was in it."""
+    server = psutil.Process(town.processes["server"].pid)
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_time() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    family = server.children(recursive=True)
+    groups = [child.pid for child in server.children()]  # each leads a group of its own
+    server.kill()
+    for group in groups:
+        os.killpg(group, signal.SIGKILL)
+    return [server, *family]
+
+
+def _left_of(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Who of them still runs after a while; zombies have ended and wait for a reaper."""
+    deadline = time.monotonic() + WAIT_S
+    left = family
+    while left and time.monotonic() < deadline:
+        left = [process for process in left if _runs(process)]
+        time.sleep(0.1)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _spooled(town: Town) -> int:
+    return len(list((town.server / "spool").glob("*.json")))
+
+
+def _current(town: Town) -> int:
+    return int(json.loads(town.operator("status", "--json"))["current"])
 
 
 def _kill_client_apps_of(town: Town, name: str) -> _Killer:
