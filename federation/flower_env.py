@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 CHUNK_BYTES = 262_144  # 512 KiB and more livelock on slow links; many small arrays cost round trips
+# glibc: every pull of a reply runs in new threads, and what their own heaps held is not given back.
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 PROXY_VARIABLES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 

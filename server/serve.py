@@ -17,6 +17,7 @@ from typing import Any
 
 from federation import durable
 from federation.errors import ProcessError
+from federation.flower_env import ONE_HEAP
 from federation.invitation import HEALTH_PATH
 from federation.leash import GRACE_S
 from federation.processes import Child, Supervisor, free_port, is_listening
@@ -141,7 +142,9 @@ def children(home: ServerHome, config: ServerConfig) -> list[Child]:
                 *("--root-certificates", str(files.ca_certificate)),
                 *secret,
             ],
-            env=shared | {"PATH": f"{home.commands}{os.pathsep}{shared.get('PATH', '')}"},
+            env=shared
+            | ONE_HEAP
+            | {"PATH": f"{home.commands}{os.pathsep}{shared.get('PATH', '')}"},
             log_path=home.logs / "superexec.log",
             cwd=home.root,
         ),
