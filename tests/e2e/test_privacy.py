@@ -1,4 +1,8 @@
-"""What leaves a node, seen from outside: canaries in the traffic, and where connections go."""
+"""What leaves a node, seen from outside: canaries in the traffic, and where connections go.
+
+One round, watched twice at once: a relay writes down what the node sends, and where strace is
+installed it writes down every connect() of every process.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from town import Town
 
+from server.ca import TlsFiles
 from tests.e2e.conftest import SETTINGS, rows_of
 from tests.e2e.listener import Listener
 
@@ -23,28 +30,61 @@ CANARIES = {
     "config": "CANARY-config-19ce-albacora",
     "environment": "CANARY-environ-77aa-quejigo",
 }
+STRACE = ("strace", "-D", "-f", "-ff", "-qq", "--seccomp-bpf", "-e", "trace=connect", "-o")
 ADDRESS = re.compile(
     r'sa_family=AF_INET6?,.*?(?:inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)")'
 )
 
 
-@pytest.fixture
-def quiet_town(tmp_path: Path) -> Iterator[Town]:
-    """A server alone; the test brings its own nodes."""
-    made = Town(tmp_path)
-    try:
-        made.start_server("--base", "semilla", "--quorum", "1")
-        yield made
-    finally:
-        made.stop()
+@dataclass(frozen=True)
+class Watched:
+    """One round of one node: its package, what it sent, whom every process called."""
+
+    package: bytes
+    sent: bytes
+    called: tuple[str, ...]
 
 
-def test_canaries_are_in_no_package_and_in_no_request_body(
-    quiet_town: Town, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CANARY", CANARIES["environment"])
-    town = quiet_town
-    tls = town.server / "tls"
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Run it, with a canary in everything that must not leave."""
+    place = tmp_path_factory.mktemp("watched")
+    connects = place / "connects"
+    connects.mkdir()
+    wrap = (*STRACE, str(connects / "trace")) if shutil.which("strace") else ()
+    town = Town(place / "town", wrap=wrap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CANARY", CANARIES["environment"])
+        try:
+            town.start_server("--base", "semilla", "--quorum", "1")
+            package, sent, report = _listen_to_a_round(town)
+        finally:
+            town.stop()
+    assert report["outcome"]["merged"], report
+    return Watched(package, sent, tuple(_called(connects)))
+
+
+def test_h19_canaries_are_in_no_package_and_in_no_request_body(watched: Watched) -> None:
+    with zipfile.ZipFile(BytesIO(watched.package)) as archive:
+        tensors = archive.read("adapter_model.safetensors")
+    assert len(watched.sent) > len(tensors)
+    assert tensors[20_000:24_000] in watched.sent, "the listener did not hear the package"
+    for name, canary in CANARIES.items():
+        for form in (canary, canary.lower()):
+            assert form.encode() not in watched.sent, name
+            assert form.encode() not in watched.package, name
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_h27_a_whole_round_connects_to_loopback_only(watched: Watched) -> None:
+    assert len(watched.called) > 20, "the tracer saw no connections"
+    elsewhere = {address for address in watched.called if not _is_loopback(address)}
+    assert elsewhere == set()
+
+
+def _listen_to_a_round(town: Town) -> tuple[bytes, bytes, dict[str, Any]]:
+    """The node's package, the bytes it sent, and the round's report."""
+    tls = TlsFiles(town.server / "tls")
     running = json.loads((town.server / "running.json").read_text(encoding="utf-8"))
     port = int(running["gateway"].rpartition(":")[2])
     home = town.root / CANARIES["environment"].lower()
@@ -52,7 +92,7 @@ def test_canaries_are_in_no_package_and_in_no_request_body(
     rows[0] = {**rows[0], "text": f"{CANARIES['corpus']} {rows[0]['text']}"}
     (home / "memory").mkdir(parents=True)
     (home / "memory" / "memory.jsonl").write_text(CANARIES["memory"], encoding="utf-8")
-    with Listener(port, *_certificate(tls)) as listener:
+    with Listener(port, tls.certificate, tls.key) as listener:
         settings = SETTINGS | {
             "node_id": CANARIES["config"],
             "server_url": f"https://127.0.0.1:{listener.port}",
@@ -63,47 +103,15 @@ def test_canaries_are_in_no_package_and_in_no_request_body(
         package = path.read_bytes()
         report = town.round()
         town.stop(home.name)
-    assert report["outcome"]["merged"], report
-    with zipfile.ZipFile(BytesIO(package)) as archive:
-        tensors = archive.read("adapter_model.safetensors")
-    sent = bytes(listener.sent)
-    assert len(sent) > len(tensors)
-    assert tensors[20_000:24_000] in sent, "the listener did not hear the package"
-    for name, canary in CANARIES.items():
-        for form in (canary, canary.lower()):
-            assert form.encode() not in sent, name
-            assert form.encode() not in package, name
+    return package, bytes(listener.sent), report
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_a_whole_round_connects_to_loopback_only(tmp_path: Path) -> None:
-    log = tmp_path / "connects"
-    log.mkdir()
-    options = ("-D", "-f", "-ff", "-qq", "--seccomp-bpf", "-e", "trace=connect")
-    town = Town(tmp_path / "town", wrap=("strace", *options, "-o", str(log / "trace")))
-    try:
-        town.start_server("--base", "semilla", "--quorum", "1")
-        town.join("luna", rows_of("luna"), SETTINGS)
-        town.volunteer("luna", "contribute")
-        report = town.round()
-    finally:
-        town.stop()
-    assert report["outcome"]["merged"], report
-    lines = [
-        line for path in log.iterdir() for line in path.read_text(errors="replace").splitlines()
-    ]
-    found = [match[1] or match[2] for line in lines if (match := ADDRESS.search(line))]
-    assert len(found) > 20, "the tracer saw no connections"
-    elsewhere = {address for address in found if not _is_loopback(address)}
-    assert elsewhere == set()
+def _called(connects: Path) -> Iterator[str]:
+    for path in connects.iterdir():
+        for line in path.read_text(errors="replace").splitlines():
+            if match := ADDRESS.search(line):
+                yield match[1] or match[2]
 
 
 def _is_loopback(address: str) -> bool:
     return address.startswith("127.") or address in ("::1", "::ffff:127.0.0.1")
-
-
-def _certificate(tls: Path) -> tuple[Path, Path]:
-    from server.ca import TlsFiles
-
-    files = TlsFiles(tls)
-    return files.certificate, files.key
