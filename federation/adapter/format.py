@@ -239,12 +239,18 @@ def open_adapter_folder(
         spec = AdapterSpec.from_json(manifest.spec)
         if hashlib.sha256(config).hexdigest() != manifest.config_sha256:
             raise SignatureError(f"{folder / CONFIG} is not the file that was signed")
-        if file.sha256() != manifest.tensors_sha256:
+        if _hash_of(tensors_path) != manifest.tensors_sha256:
             raise SignatureError(f"{tensors_path} is not the file that was signed")
     else:
         spec = _spec_of_config(parse_object(config, CONFIG), file)
     require_shapes({name: file.array(name) for name in file.names()}, spec)
     return StoredArrays(tensors_path, file), spec, manifest
+
+
+def _hash_of(path: Path) -> str:
+    """Sha256 of a file, read in pieces: hashing the map would put all of it in memory."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def require_shapes(arrays: Mapping[str, RawTensor], spec: AdapterSpec) -> None:
