@@ -17,45 +17,60 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import bench_round_bytes
-import bench_round_coding
-import bench_round_memory
-import bench_round_rate
 from bench_round_table import Section, show, to_json
 from rich.console import Console
 
 from federation import durable
+from federation.flower_env import flower_environment
 
-PARTS: dict[str, Callable[[argparse.Namespace, Callable[[str], None]], Section]] = {
-    "memory": lambda o, say: bench_round_memory.measure(o.replies, o.reply_mb, say),
-    "rate": lambda o, say: bench_round_rate.measure(o.clients, o.reply_mb, o.repeat, say),
-    "bytes": lambda o, say: bench_round_bytes.measure(o.rank, say),
-    "coding": lambda o, say: bench_round_coding.measure(o.seeds, o.rows, say),
-}
+Say = Callable[[str], None]
+PARTS = ("memory", "rate", "bytes", "coding")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts asked for; returns 1 if a goal was missed."""
     options = parse(arguments)
     console, talk = Console(), Console(stderr=True, highlight=False)
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     found: dict[str, Section] = {}
-    for name in options.part or PARTS:
-        found[name] = PARTS[name](options, talk.print)
-        show(console, found[name])
-        if options.json:
-            content = {part: to_json(section) for part, section in found.items()}
-            durable.write_text(options.json, json.dumps(content, indent=2) + "\n")
+    with tempfile.TemporaryDirectory(prefix="bench-flwr-") as folder:
+        # Read by flwr when it is imported, which the parts do.
+        os.environ |= flower_environment(os.environ, Path(folder))
+        for name in options.part or PARTS:
+            found[name] = run_part(name, options, talk.print)
+            show(console, found[name])
+            if options.json:
+                content = {part: to_json(section) for part, section in found.items()}
+                durable.write_text(options.json, json.dumps(content, indent=2) + "\n")
     return 0 if all(section.is_met for section in found.values()) else 1
+
+
+def run_part(name: str, options: argparse.Namespace, say: Say) -> Section:
+    """Run one part; only its own modules are imported."""
+    if name == "memory":
+        from bench_round_memory import measure as measure_memory
+
+        return measure_memory(options.replies, options.reply_mb, say)
+    if name == "rate":
+        from bench_round_rate import measure as measure_rate
+
+        return measure_rate(options.clients, options.reply_mb, options.repeat, say)
+    if name == "bytes":
+        from bench_round_bytes import measure as measure_bytes
+
+        return measure_bytes(options.rank, say)
+    from bench_round_coding import measure as measure_coding
+
+    return measure_coding(options.seeds, options.rows, say)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Options of all parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--part", action="append", choices=tuple(PARTS), help="repeatable")
+    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--replies", type=int, nargs="+", default=[10, 100], help="memory")
     parser.add_argument("--reply-mb", type=float, default=9.0, help="memory, rate: one reply")

@@ -122,7 +122,7 @@ def _counted(town: Town) -> Iterator[dict[str, int]]:
 def _supernode(home: NodeHome) -> Iterator[None]:
     """A plain `flower-supernode`, with the keys of a node that has joined."""
     environment = flower_environment(os.environ, home.flwr)
-    del environment[CHUNKS]  # stock's own chunks
+    environment.pop(CHUNKS)  # stock's own
     arguments = [
         *("--superlink", load_federation(home).address),
         *("--root-certificates", str(home.ca)),

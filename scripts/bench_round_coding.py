@@ -185,8 +185,8 @@ def section_of(base: float, losses: Mapping[str, Sequence[float]], rows: int) ->
         lines.append(
             Line(
                 f"{coding} - {EXACT}, paired",
-                f"{mean:+.4f} ± {statistics.stdev(differences):.4f}",
-                f"at most {noise:.4f} worse" if is_goal else "",
+                f"{mean:+.5f} ± {statistics.stdev(differences):.5f}",
+                f"at most {noise:.5f} worse" if is_goal else "",
                 mean <= noise if is_goal else None,
             )
         )
