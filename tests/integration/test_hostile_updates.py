@@ -22,7 +22,7 @@ from federation.adapter.package import PACKAGE_MEMBERS, build_package
 from federation.adapter.signing import sign
 from federation.protocol import CollectReply
 from tests.adapter_samples import FACTS, make_package, make_spec, random_arrays
-from tests.round_bench import Bench, HandNode, equal, reply_with
+from tests.round_bench import LIMIT, Bench, HandNode, equal, reply_with
 
 pytestmark = [pytest.mark.security, pytest.mark.strategies]
 Spoil = Callable[[Bench, HandNode], bytes]
@@ -137,7 +137,7 @@ def _random_bytes(_bench: Bench, _person: HandNode) -> bytes:
 
 
 def _oversized(bench: Bench, person: HandNode) -> bytes:
-    return remade(bench, person) + b"\0" * 1_100_000
+    return remade(bench, person) + b"\0" * LIMIT
 
 
 SPOILED: dict[str, tuple[Spoil, str]] = {
