@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench_round_link import settings_of, wait_for_report, write_app
+from bench_round_link import settings_of, stop, wait_for_report, write_app
 from bench_round_table import Line, Section
 from demo_data import starter, without_field
 from night_demo import COUNTED_S, SETTINGS
@@ -35,7 +35,7 @@ LIMITS = {"bf16": 0.55, "int8": 0.30}
 STOCK = "stock"
 CHUNKS = "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"
 ROWS = 16
-ROUND_S, ONLINE_S, STOP_S = 900.0, 300.0, 30.0
+ROUND_S, ONLINE_S = 900.0, 300.0
 Say = Callable[[str], None]
 
 
@@ -140,12 +140,7 @@ def _supernode(home: NodeHome) -> Iterator[None]:
     try:
         yield
     finally:
-        child.terminate()
-        try:
-            child.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        stop(child)
 
 
 def _wait_alone(link: SuperLink) -> None:

@@ -104,7 +104,7 @@ class Link:
                 env=self._environment(),
                 cwd=self.folder,
             )
-        self._children.callback(_stop, child)
+        self._children.callback(stop, child)
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -140,7 +140,8 @@ def _wait_for(port: int) -> None:
         time.sleep(0.2)
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """End a child: SIGTERM, and SIGKILL if it does not listen."""
     child.terminate()
     try:
         child.wait(timeout=STOP_S)

@@ -151,6 +151,7 @@ def test_any_exit_leads_to_a_restart(
 ) -> None:
     supervisor = started(stopping, [child(tmp_path, f"raise SystemExit({status})")])
     tick_until(supervisor, lambda: supervisor.restarts("fake") >= 3)
+    assert supervisor.restarts("fake") >= 3
 
 
 def test_a_judge_ends_it_with_an_error_of_its_own(
@@ -262,6 +263,8 @@ def test_children_and_grandchildren_end_when_the_supervisor_is_killed(tmp_path: 
     process.communicate(timeout=LIMIT_S)
     for pid in pids:
         wait_until_gone(pid)
+    assert pids
+    assert not any(is_running(pid) for pid in pids)
 
 
 def test_signals_are_left_alone_outside_the_main_thread(tmp_path: Path) -> None:

@@ -240,6 +240,7 @@ def test_a_clock_that_flower_accepts_is_no_obstacle(
 ) -> None:
     gateway.ahead = timedelta(seconds=ahead_s)
     join(home, NodeConfig(), invitation.encode(invite(gateway, chain)))
+    assert load_federation(home).operator_key == chain.key.public_hex
 
 
 def test_a_wrong_clock_is_named_where_it_makes_the_invitation_look_expired(
