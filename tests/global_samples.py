@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from client.config import Federation, NodeHome
+from client.config import Federation, NodeConfig, NodeHome
+from client.outbox import open_outbox
 from federation import settings
 from federation.adapter.format import AdapterSpec, Arrays, config_bytes, initial_arrays
-from federation.adapter.manifest import GlobalManifest, canonical, sha256_of
-from federation.adapter.package import build_package
+from federation.adapter.manifest import GlobalManifest, PackageManifest, canonical, sha256_of
+from federation.adapter.package import build_package, open_package
 from federation.adapter.signing import SigningKey, sign
 from federation.adapter.tensors import save_tensors
+from tests.adapter_samples import make_sample
 
 
 class Chain:
@@ -80,3 +82,12 @@ def joined_home(folder: Path, chain: Chain, *, node: str = "0" * 16) -> NodeHome
     home = NodeHome(folder)
     settings.save(make_federation(chain.spec, chain.key.public_hex, node=node), home.federation)
     return home
+
+
+def put_package(home: NodeHome, spec: AdapterSpec) -> str:
+    """Put a valid package of a node unknown to anybody into the outbox; its hash."""
+    data = make_sample(spec, SigningKey.generate())
+    manifest = open_package(data, max_bytes=len(data)).manifest
+    assert isinstance(manifest, PackageManifest)
+    with open_outbox(home, NodeConfig()) as outbox:
+        return outbox.put(data, manifest).sha256

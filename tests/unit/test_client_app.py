@@ -16,14 +16,12 @@ from client.cycle import load_data
 from client.outbox import open_outbox
 from client.record import run_folder, run_key
 from federation import durable, protocol
-from federation.adapter.manifest import PackageManifest, sha256_of
-from federation.adapter.package import open_package
-from federation.adapter.signing import SigningKey
+from federation.adapter.manifest import sha256_of
 from federation.protocol import Collect, CollectReply
 from strategies.flower_message import blob_of, body_of, compose
-from tests.adapter_samples import make_sample, make_spec
+from tests.adapter_samples import make_spec
 from tests.fake_grid import FakeGrid
-from tests.global_samples import Chain, joined_home
+from tests.global_samples import Chain, joined_home, put_package
 
 SPEC = make_spec(layers=1)
 CONTEXT: Any = None  # the ClientApp keeps its state on disk
@@ -52,14 +50,6 @@ def collect(body: Collect) -> Message:
     return reply
 
 
-def put_package(home: NodeHome) -> str:
-    data = make_sample(SPEC, SigningKey.generate())
-    manifest = open_package(data, max_bytes=len(data)).manifest
-    assert isinstance(manifest, PackageManifest)
-    with open_outbox(home, NodeConfig()) as outbox:
-        return outbox.put(data, manifest).sha256
-
-
 def contributed_today(home: NodeHome, chain: Chain) -> None:
     """Leave behind what a contribution of today leaves."""
     rows = [json.dumps({"text": f"La luna gira, dice la página {n}."}) for n in range(6)]
@@ -83,7 +73,7 @@ def test_a_live_node_with_nothing_new_hands_over_what_is_wanted(
     home: NodeHome, chain: Chain
 ) -> None:
     contributed_today(home, chain)
-    sha256 = put_package(home)
+    sha256 = put_package(home, SPEC)
     reply = collect(Collect(mode="live", want=sha256, version=0))
     data = blob_of(reply)
     assert data is not None
@@ -103,7 +93,7 @@ def test_a_live_node_with_nothing_new_and_nothing_wanted_says_so(
 
 
 def test_a_package_that_is_gone_is_a_note_and_no_package(home: NodeHome) -> None:
-    sha256 = put_package(home)
+    sha256 = put_package(home, SPEC)
     (home.outbox / f"{sha256}.zip").write_bytes(b"damaged")
     reply = collect(Collect(want=sha256, version=0))
     assert blob_of(reply) is None

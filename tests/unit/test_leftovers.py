@@ -11,11 +11,8 @@ from client.adapters import AdapterStore
 from client.config import NodeConfig, NodeHome, load_federation
 from client.leftovers import put_aside
 from client.outbox import open_outbox
-from federation.adapter.manifest import PackageManifest
-from federation.adapter.package import open_package
-from federation.adapter.signing import SigningKey
-from tests.adapter_samples import make_sample, make_spec
-from tests.global_samples import Chain, joined_home
+from tests.adapter_samples import make_spec
+from tests.global_samples import Chain, joined_home, put_package
 
 NOW = datetime(2026, 3, 1, 20, 0, tzinfo=UTC)
 STAMP = "20260301T200000Z"
@@ -38,14 +35,6 @@ def left_home(folder: Path, chain: Chain, version: int) -> NodeHome:
     return home
 
 
-def put_package(home: NodeHome) -> str:
-    data = make_sample(SPEC, SigningKey.generate())
-    manifest = open_package(data, max_bytes=len(data)).manifest
-    assert isinstance(manifest, PackageManifest)
-    with open_outbox(home, NodeConfig()) as outbox:
-        return outbox.put(data, manifest).sha256
-
-
 def test_a_fresh_home_has_nothing_to_put_aside(tmp_path: Path) -> None:
     home = NodeHome(tmp_path)
     with open_outbox(home, NodeConfig()):
@@ -58,7 +47,7 @@ def test_everything_of_the_earlier_federation_is_kept_as_it_was(
     tmp_path: Path, chain: Chain
 ) -> None:
     home = left_home(tmp_path, chain, 3)
-    sha256 = put_package(home)
+    sha256 = put_package(home, SPEC)
     weights = (home.adapters / "v3" / "adapter_model.safetensors").read_bytes()
     package = (home.outbox / f"{sha256}.zip").read_bytes()
 
@@ -79,13 +68,13 @@ def test_a_second_time_in_the_same_second_has_a_folder_of_its_own(
 ) -> None:
     home = left_home(tmp_path, chain, 3)
     put_aside(home, NodeConfig(), NOW)
-    put_package(home)
+    put_package(home, SPEC)
     assert put_aside(home, NodeConfig(), NOW) == home.earlier / f"{STAMP}-2"
 
 
 def test_a_damaged_outbox_is_put_aside_too(tmp_path: Path) -> None:
     home = NodeHome(tmp_path)
-    sha256 = put_package(home)
+    sha256 = put_package(home, SPEC)
     for path in home.outbox.glob("outbox.sqlite*"):
         path.unlink()
     (home.outbox / "outbox.sqlite").write_bytes(b"not a database" * 100)
