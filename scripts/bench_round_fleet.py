@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import httpx
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import HEARTBEAT_MAX_INTERVAL
@@ -17,6 +18,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
     RegisterNodeFleetRequest,
 )
@@ -80,7 +82,7 @@ def _register(address: str, answer: Answer) -> Simulated:
 
 
 def _answer_one(each: Simulated) -> int:
-    pulled = each.client.PullMessages(PullMessagesRequest(node=each.node))
+    pulled = _pull(each)
     if not pulled.messages_list:
         return 0
     message = message_from_proto(pulled.messages_list[0])
@@ -88,6 +90,14 @@ def _answer_one(each: Simulated) -> int:
     with no_object_id_recompute():  # the id of a message changes once it is written into it
         _push(each, Message(each.answer(message), reply_to=message), run_id)
     return 1
+
+
+def _pull(each: Simulated) -> PullMessagesResponse:
+    request = PullMessagesRequest(node=each.node)
+    try:
+        return each.client.PullMessages(request)
+    except httpx.RemoteProtocolError:  # idle for as long as the others took, and closed meanwhile
+        return each.client.PullMessages(request)
 
 
 def _push(each: Simulated, reply: Message, run_id: int) -> None:
