@@ -30,7 +30,7 @@ BLOCK = 2**15
 CELLS = 2**19
 SPAN = 2**10  # values of B weighed at once: many short rows as one long one
 # Rows of int8, and their weights, lie a cache line further apart than they are long: at a power of
-# two all fall into the same sets of the cache, which costs a third of the speed; bf16 does not care.
+# two all fall into the same sets of the cache, at the cost of a third of the speed. Not so bf16.
 GAP_BYTES = 64
 
 _ITEM_BYTES: dict[Kind, int] = {"float32": 4, "int8": 1, "uint16": 2}
