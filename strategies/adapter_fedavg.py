@@ -24,7 +24,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from federation import protocol
+from federation import heap, protocol
 from federation.errors import ConscienceError
 from federation.protocol import (
     Body,
@@ -196,6 +196,7 @@ class AdapterFedAvg(FedAvg):
         for reply in replies:
             self._take(reply)
             del reply  # one at a time in memory: the next is fetched before the name is taken
+        heap.give_back()
         self.report.seconds["collect"] = self._clock() - self._collect_started
         outcome = self.work.finish(self.policy, self.gate, clock=self._clock)
         self.report.outcome = outcome.to_json()

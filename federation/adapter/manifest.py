@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import FormatError
 
@@ -15,6 +16,7 @@ FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 Coding = Literal["bf16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+TensorName = Annotated[str, AfterValidator(sys.intern)]  # the same in every package: held once
 NodeId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Key = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
@@ -64,7 +66,7 @@ class PackageManifest(Manifest):
     steps: Count
     loss_before: float
     loss_after: float
-    tensors: dict[str, Sha256]
+    tensors: dict[TensorName, Sha256]
     config_sha256: Sha256
     nonce: Hex32
 

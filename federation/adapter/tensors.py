@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
+    """Small, and sharing what it can: a round holds those of every update it merges."""
+
     dtype: str
     shape: tuple[int, ...]
     begin: int
@@ -212,7 +214,7 @@ def _read_header(data: Bytes) -> tuple[int, dict[str, _Entry]]:
         raise FormatError("the tensor file's header carries metadata of its own")
     if len(header) > MAX_TENSORS:
         raise FormatError(f"the tensor file names more than {MAX_TENSORS} tensors")
-    entries = {name: _read_entry(name, header[name]) for name in sorted(header)}
+    entries = {sys.intern(name): _read_entry(name, header[name]) for name in sorted(header)}
     _require_no_gaps(entries, data.size - 8 - length)
     return length, entries
 
@@ -232,7 +234,13 @@ def _read_entry(name: str, content: object) -> _Entry:
     # math.prod is exact on Python ints: no overflow can make a huge shape look small
     if math.prod(shape) * DTYPES[code].itemsize != end - begin:
         raise FormatError(f"{label}: its shape and its length do not agree")
-    return _Entry(code, tuple(shape), begin, end)
+    return _Entry(sys.intern(code), _shared(tuple(shape)), begin, end)
+
+
+@lru_cache(maxsize=1024)
+def _shared(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return an equal shape seen before, if there was one."""
+    return shape
 
 
 def _is_naturals(content: object) -> bool:
