@@ -123,6 +123,8 @@ def _supernode(home: NodeHome) -> Iterator[None]:
     """A plain `flower-supernode`, with the keys of a node that has joined."""
     environment = flower_environment(os.environ, home.flwr)
     environment.pop(CHUNKS)  # stock's own
+    beside = program("flower-supernode").parent  # it starts its executor by bare name
+    environment["PATH"] = f"{beside}{os.pathsep}{environment.get('PATH', os.defpath)}"
     arguments = [
         *("--superlink", load_federation(home).address),
         *("--root-certificates", str(home.ca)),
