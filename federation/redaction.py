@@ -1,0 +1,1 @@
+"""Takes onion addresses, keys, tokens and invitations out of everything that is written."""
