@@ -96,11 +96,13 @@ class Deploy(Body):
         version: the current global version.
         chain: signed manifests (JSON texts) after the version the node holds, oldest first.
         verdicts: only those on this node's own packages.
+        address: "host:port" that this node should dial from now on; "" means no change.
     """
 
     version: int = Field(ge=0)
     chain: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    address: str = Field(default="", max_length=300, repr=False)
 
 
 class DeployReply(Body):
