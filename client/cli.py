@@ -17,6 +17,7 @@ import typer
 
 from client import cli_files, cli_node, cli_training
 from client.cli_output import Cli, fail
+from federation import redaction
 from federation.errors import ConscienceError
 from federation.language import _, set_language
 from federation.ownership import require_own_rooms
@@ -28,6 +29,7 @@ ALONE = ("--debug", "--version")
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    redaction.install()
     raise SystemExit(run(sys.argv[1:]))
 
 

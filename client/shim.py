@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from federation import redaction
 from federation.bundle import check_fab, rooms_folder
 from federation.errors import BundleError
 
@@ -145,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.argv = [name, *rest]
     if name in REFUSED:
         raise SystemExit(f"{name} is refused: a node runs the installed ClientApp and nothing else")
+    redaction.install()
     {"flwr-clientapp": clientapp, "flower-supernode": supernode, "flower-superexec": superexec}[
         name
     ]()

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from federation import redaction
 from federation.errors import ConscienceError
 from server import cli_nodes, cli_versions
 from server.cli_output import HOME_VARIABLE, AsJson, Home, emit, say
@@ -135,6 +136,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 def main() -> None:
     """Run the command line; a known error is one line and its exit code."""
     is_debug = "--debug" in sys.argv[1:]
+    redaction.install()
     try:
         from federation.ownership import require_own_rooms
 
@@ -143,9 +145,9 @@ def main() -> None:
     except ConscienceError as err:
         if is_debug:
             raise
-        print(f"error: {err.message}", file=sys.stderr)
+        print(redaction.redact(f"error: {err.message}"), file=sys.stderr)
         if err.hint:
-            print(f"hint: {err.hint}", file=sys.stderr)
+            print(redaction.redact(f"hint: {err.hint}"), file=sys.stderr)
         sys.exit(err.exit_code)
 
 

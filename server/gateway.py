@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from federation import redaction
 from federation.adapter.signing import SigningKey
 from federation.invitation import ENROL_PATH, HEALTH_PATH
 from server.ca import TlsFiles
@@ -139,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="server.gateway", description="Run the gateway.")
     parser.add_argument("--home", type=Path, default=None)
     arguments = parser.parse_args()
+    redaction.install()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # httpx names every request it makes; that is noise here.
     logging.getLogger("httpx").setLevel(logging.WARNING)

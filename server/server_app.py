@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from federation import durable
 from federation.adapter.signing import SigningKey
+from federation.redaction import redact
 from server.config import ServerConfig, ServerHome, find_home, load_config
 from server.desk import ServerDesk, ServerGate
 from server.gate import GateRunner
@@ -50,7 +51,8 @@ def main(grid: Grid, context: Context) -> None:
             strategy.run(grid)
             report: dict[str, Any] = asdict(strategy.report) | {"run_id": context.run_id}
             path = next_report_path(home)
-            durable.write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+            text = redact(json.dumps(report, indent=2, ensure_ascii=False))
+            durable.write_text(path, text + "\n")
             logger.info("round report: %s", path.name)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from federation import redaction
 from federation.bundle import ROOMS
 
 
@@ -17,6 +18,7 @@ def main() -> None:
     """Run `flwr-serverapp` with the installed rooms."""
     from flwr.superlink.cli import flwr_serverapp
 
+    redaction.install()
     for room in ROOMS:
         importlib.import_module(room)
     sys.argv[0] = "flwr-serverapp"
