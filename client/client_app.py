@@ -15,7 +15,8 @@ from client import cycle
 from client.adapters import AdapterStore
 from client.config import Federation, NodeConfig, NodeHome, find_home, load_config, load_federation
 from client.outbox import Outbox, open_outbox
-from federation import protocol
+from client.relocation import follow
+from federation import padding, protocol
 from federation.errors import ConscienceError, NoDataError
 from federation.protocol import (
     MAX_OFFERS,
@@ -96,9 +97,10 @@ def collect(message: Message, context: Context) -> Message:
         node=node.federation.node,
         held_version=held,
         sha256=wanted if data is not None else "",
+        size_bytes=len(data or b""),
         note=note or problem,
     )
-    return _reply(message, reply, data)
+    return _reply(message, reply, None if data is None else padding.pad(data))
 
 
 @app.evaluate()
@@ -107,6 +109,7 @@ def deploy(message: Message, context: Context) -> Message:
     node = Node()
     body = protocol.parse(Deploy, _body_of(message))
     node.take_verdicts(body.verdicts)
+    follow(node.home, body.address)
     reason = node.take_global(message, body.chain)
     loss, examples = (None, 0) if reason else _local_loss(node)
     reply = DeployReply(

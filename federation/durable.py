@@ -16,7 +16,7 @@ PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 
 
-def write_bytes(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, *, mode: int = PRIVATE_FILE) -> None:
     """Replace `path` by `data`, all or nothing, surviving a power cut.
 
     Args:

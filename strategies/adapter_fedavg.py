@@ -24,7 +24,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from federation import protocol
+from federation import padding, protocol
 from federation.errors import ConscienceError
 from federation.protocol import (
     Body,
@@ -319,13 +319,18 @@ class AdapterFedAvg(FedAvg):
         if self.policy.mode == "collect" and not peer.want:
             self._lose(peer.member, "collect", "sent a package that was not asked for")
             return
+        try:
+            package = padding.cut(data, body.size_bytes)
+        except ConscienceError as err:
+            self._lose(peer.member, "collect", err.message)
+            return
         arrival = Arrival(
             node=peer.member.node,
             flower_node=reply.metadata.src_node_id,
             received_at=datetime.now(UTC).isoformat(timespec="seconds"),
             round=self.report.version_before + 1,
         )
-        refusal = self.work.take(data, arrival)
+        refusal = self.work.take(package, arrival)
         if refusal is not None:
             self._lose(peer.member, "collect", f"{refusal.code}: {refusal.detail}")
 

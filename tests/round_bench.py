@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from federation import protocol
+from federation import padding, protocol
 from federation.adapter.format import AdapterSpec, Arrays, initial_arrays
 from federation.adapter.manifest import sha256_of
 from federation.adapter.signing import SigningKey, pseudonym
@@ -68,10 +68,8 @@ class HandNode:
             self.told += protocol.parse(protocol.Collect, text).verdicts
             if self.twist is not None:
                 return self.twist(message, self)
-            return reply_with(
-                message,
-                CollectReply(node=self.node, held_version=self.held, sha256=self.sha256),
-                self.package,
+            return collected(
+                message, self.package, node=self.node, held_version=self.held, sha256=self.sha256
             )
         deploy = protocol.parse(protocol.Deploy, text)
         self.told += deploy.verdicts
@@ -166,6 +164,12 @@ def reply_with(message: Message, body: protocol.Body, blob: bytes | None = None)
         array = Array(dtype="uint8", shape=(len(blob),), stype=protocol.BLOB_KIND, data=blob)
         content["blob"] = ArrayRecord({"blob": array})
     return Message(content, reply_to=message)
+
+
+def collected(message: Message, package: bytes, **fields: Any) -> Message:
+    """A reply to collect with `package`, padded as a node pads it."""
+    body = CollectReply(size_bytes=len(package), **fields)
+    return reply_with(message, body, padding.pad(package))
 
 
 def equal(one: Arrays, other: Arrays) -> bool:

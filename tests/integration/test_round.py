@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
-from federation.protocol import CollectReply
 from strategies.round import RoundPolicy
 from strategies.spool import Arrival
 from strategies.weigh import WeighPolicy
 from tests.adapter_samples import make_spec
 from tests.fake_grid import WatchfulGrid
-from tests.round_bench import Bench, HandNode, equal, reply_with
+from tests.round_bench import Bench, HandNode, collected, equal
 
 
 def test_a_night_merges_every_package_and_tells_every_node(tmp_path: Path) -> None:
@@ -119,8 +118,8 @@ def test_h06_a_stranger_is_never_asked(tmp_path: Path) -> None:
 def test_h07_a_node_speaking_in_another_name_is_a_lost_reply(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     honest, liar = bench.add(1), bench.add(2)
-    liar.twist = lambda message, node: reply_with(
-        message, CollectReply(node=honest.node, sha256=node.sha256), node.package
+    liar.twist = lambda message, node: collected(
+        message, node.package, node=honest.node, sha256=node.sha256
     )
     report = bench.run().report
     assert [record["node"] for record in report.outcome["merged"]] == [honest.node]
