@@ -11,7 +11,7 @@ flower-supernode  Flower's own, except that losing its connection or its heartbe
                   status that it does not retry (413, 429, 500). And first it tells the server that
                   the SuperNode before it is gone: after a crash Flower would refuse the same key
                   for a minute, in the same words as a key that is not admitted.
-flower-superexec  Flower's own.
+flower-superexec  Flower's own, except that the tokens of tasks are on no command line.
 flwr-…            other kinds of task run code from the bundle: refused.
 """
 
@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from federation import redaction
+from federation import redaction, task_token
 from federation.bundle import check_fab, rooms_folder
 from federation.errors import BundleError
 
@@ -136,17 +136,19 @@ def leave_old_place(arguments: Sequence[str]) -> bool:
 def superexec() -> None:
     """Run `flower-superexec`."""
     from flwr.supercore.cli.flower_superexec import flower_superexec
+    from flwr.supercore.superexec.executor import subprocess_executor
 
+    task_token.hide(subprocess_executor)
     flower_superexec()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the Flower command named by the first argument."""
     name, *rest = sys.argv[1:] if arguments is None else arguments
-    sys.argv = [name, *rest]
     if name in REFUSED:
         raise SystemExit(f"{name} is refused: a node runs the installed ClientApp and nothing else")
     redaction.install()
+    sys.argv = [name, *task_token.take(rest, sys.stdin)]
     {"flwr-clientapp": clientapp, "flower-supernode": supernode, "flower-superexec": superexec}[
         name
     ]()

@@ -26,6 +26,7 @@ from server.config import ServerConfig, ServerHome, save_config
 from server.control import environment, program, write_connection
 from server.starting import require_ready
 
+SHIM = (sys.executable, "-P", "-m", "server.shim")
 PROBE_S = 2.0
 PAUSE_S = 0.2
 READY_S = 180.0
@@ -137,7 +138,8 @@ def children(home: ServerHome, config: ServerConfig) -> list[Child]:
         Child(
             name="superexec",
             argv=[
-                str(program("flower-superexec")),
+                *SHIM,
+                "flower-superexec",
                 *("--runtime-api-address", superlink),
                 *("--root-certificates", str(files.ca_certificate)),
                 *secret,
@@ -212,7 +214,7 @@ def _await_orphans(config: ServerConfig, clock: Callable[[], float] = time.monot
 
 
 def _write_commands(home: ServerHome) -> None:
-    line = " ".join(shlex.quote(part) for part in (sys.executable, "-P", "-m", "server.shim"))
+    line = " ".join(shlex.quote(part) for part in (*SHIM, "flwr-serverapp"))
     script = f'#!/bin/sh\nexec {line} "$@"\n'
     durable.write_bytes(home.commands / "flwr-serverapp", script.encode(), mode=0o700)
 
