@@ -93,7 +93,7 @@ def locked(path: Path, *, timeout_s: float = 10.0, busy: str = "") -> Iterator[N
         ConscienceError: another process holds it for longer than `timeout_s`.
     """
     make_folder(path.parent)
-    lock = FileLock(path)
+    lock = FileLock(path, mode=PRIVATE_FILE)
     try:
         lock.acquire(timeout=timeout_s)
     except Timeout as err:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from federation.errors import TorError
 from federation.language import _
@@ -65,3 +67,49 @@ def stuck(last: Bootstrap, waited_s: float) -> TorError:
         ),
         hint=hint,
     )
+
+
+class Watch:
+    """Follows one tor's bootstrap: tells progress, and says when it takes too long.
+
+    Args:
+        start_s: how long the first one may take; a restarted tor is its supervisor's to judge.
+        on_progress: told whenever the step changes.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        start_s: float,
+        on_progress: Callable[[Bootstrap], None] = lambda _seen: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start_s = start_s
+        self._on_progress = on_progress
+        self._clock = clock
+        self._since: float | None = None
+        self._last = Bootstrap(0)
+        self._is_first = True
+        self._clock_is_wrong = False
+
+    def note(self, seen: Bootstrap | None) -> bool:
+        """Whether tor is ready; `seen` is None while it does not answer.
+
+        Raises:
+            TorError: it is not, after `start_s`.
+        """
+        now = self._clock()
+        if self._since is None:
+            self._since, self._last = now, Bootstrap(0)
+        if seen is not None:
+            self._clock_is_wrong |= seen.reason == CLOCK_SKEW
+            if seen != self._last:
+                self._last = seen
+                self._on_progress(seen)
+            if seen.is_ready:
+                self._since, self._is_first = None, False
+                return True
+        if self._is_first and now - self._since > self._start_s:
+            reason = CLOCK_SKEW if self._clock_is_wrong else self._last.reason
+            raise stuck(replace(self._last, reason=reason), now - self._since)
+        return False

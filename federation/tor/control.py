@@ -45,7 +45,10 @@ class ControlError(TorError):
 class Control:
     """An authenticated control connection; a context manager."""
 
-    def __init__(self, address: str, authenticate: Callable[[Any], None]) -> None:
+    def __init__(
+        self, address: str, authenticate: Callable[[Any], None], *, answer_s: float = ANSWER_S
+    ) -> None:
+        self._answer_s = answer_s
         self._listeners: list[SimpleQueue[str]] = []
         self._controller = _connect(address, self._hear)
         try:
@@ -56,14 +59,18 @@ class Control:
             raise
 
     @classmethod
-    def at(cls, address: str) -> Self:
+    def at(cls, address: str, *, answer_s: float = ANSWER_S) -> Self:
         """Connect to a tor that is not ours, at "127.0.0.1:port" or "unix:/path".
+
+        Args:
+            address: of its control port.
+            answer_s: how long to wait for any answer.
 
         Raises:
             TorError: nothing listens there, or it lets in neither everybody nor those who can
                 read its cookie.
         """
-        return cls(address, _enter)
+        return cls(address, _enter, answer_s=answer_s)
 
     def __enter__(self) -> Self:
         return self
@@ -101,12 +108,9 @@ class Control:
         """Return how far tor has come."""
         return bootstrap.read(self.info("status/bootstrap-phase"))
 
-    def socks(self) -> str:
-        """Return where its first SOCKS port listens: "127.0.0.1:port" or "unix:/path"."""
-        listeners = re.findall(r'"([^"]+)"', self.info("net/listeners/socks"))
-        if not listeners:
-            raise TorError(_("This Tor has no SOCKS port."))
-        return str(listeners[0])
+    def socks(self) -> list[str]:
+        """Return where its SOCKS ports listen: "127.0.0.1:port" or "unix:/path"."""
+        return re.findall(r'"([^"]+)"', self.info("net/listeners/socks"))
 
     def reload(self) -> None:
         """Let tor read its torrc and the keys of its services again."""
@@ -177,7 +181,7 @@ class Control:
     @contextmanager
     def _bounded(self) -> Iterator[None]:
         """Close the connection if the block takes too long; turn stem's exceptions into ours."""
-        watchdog = threading.Timer(ANSWER_S, self._controller.close)
+        watchdog = threading.Timer(self._answer_s, self._controller.close)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -188,12 +192,13 @@ class Control:
             watchdog.cancel()
 
 
-def open_control(folder: Path, timeout_s: float = 0.0) -> Control:
+def open_control(folder: Path, timeout_s: float = 0.0, *, answer_s: float = ANSWER_S) -> Control:
     """Connect to the tor of ours that lives in `folder`.
 
     Args:
         folder: where its torrc puts `control_port` and `control_auth_cookie`.
         timeout_s: how long to go on trying; it is tried once at least.
+        answer_s: how long to wait for any answer.
 
     Raises:
         TorError: it is not running, or what listens there does not know its cookie.
@@ -201,7 +206,8 @@ def open_control(folder: Path, timeout_s: float = 0.0) -> Control:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            return Control(_written_address(folder), _prove(folder / COOKIE_FILE))
+            prove = _prove(folder / COOKIE_FILE)
+            return Control(_written_address(folder), prove, answer_s=answer_s)
         except TorError:
             if time.monotonic() >= deadline:
                 raise

@@ -113,10 +113,15 @@ def needs_link(program: str) -> bool:
     return not _PLAIN_PATH.fullmatch(program)
 
 
-def transport_of(bridge: str) -> str:
-    """Return the transport that a checked bridge line names, "" for none."""
-    first = bridge.split()[0]
-    return first if _TRANSPORT.fullmatch(first) else ""
+def used_transports(settings: TorSettings) -> dict[str, str]:
+    """Return name -> program of the transports that the bridges need.
+
+    Raises:
+        ConfigError: as `check_bridge`.
+    """
+    bridges = [check_bridge(line, settings.transports) for line in settings.bridges]
+    names = sorted({_transport_of(bridge) for bridge in bridges} - {""})
+    return {name: settings.transports[name] for name in names}
 
 
 def _common(folder: Path) -> list[str]:
@@ -136,13 +141,11 @@ def _common(folder: Path) -> list[str]:
 
 def _reach(settings: TorSettings) -> Iterator[str]:
     """How tor gets out, and the owner's own lines, which come last and win."""
-    bridges = [check_bridge(line, settings.transports) for line in settings.bridges]
-    if bridges:
+    if settings.bridges:
         yield "UseBridges 1"
-    for bridge in bridges:
-        yield f"Bridge {quoted(bridge)}"
-    for name in sorted({transport_of(bridge) for bridge in bridges} - {""}):
-        program = settings.transports[name]
+    for line in settings.bridges:
+        yield f"Bridge {quoted(check_bridge(line, settings.transports))}"
+    for name, program in used_transports(settings).items():
         # not quoted: tor splits this line at spaces, whatever stands around them
         path = f"{LINKS}/{name}" if needs_link(program) else program
         yield f"ClientTransportPlugin {name} exec {path}"
@@ -166,7 +169,7 @@ def _wrong_in(text: str, words: Sequence[str]) -> str:
         return _("It is empty.")
     if not (text.isascii() and text.isprintable()):
         return _("It holds a line break or a character that no bridge line has.")
-    name = words[0] if _TRANSPORT.fullmatch(words[0]) else ""
+    name = _transport_of(words[0])
     address, *rest = words[1:] or [""] if name else words
     if not _is_address(address):
         return _("'{word}' is not an IP address with a port.").format(word=address)
@@ -188,8 +191,14 @@ def _wrong_obfs4(arguments: Sequence[str]) -> str:
     return ""
 
 
+def _transport_of(bridge: str) -> str:
+    """The transport that a line names, "" for none."""
+    first = bridge.split()[0]
+    return first if _TRANSPORT.fullmatch(first) else ""
+
+
 def _wrong_transport(words: Sequence[str], transports: Mapping[str, str]) -> str:
-    name = transport_of(words[0])
+    name = _transport_of(words[0])
     if not name or name in transports:
         if name and not Path(transports[name]).is_absolute():
             return _("The program of '{name}' needs its whole path.").format(name=name)

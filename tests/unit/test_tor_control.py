@@ -13,7 +13,7 @@ from queue import SimpleQueue
 import pytest
 
 from federation.errors import TorError
-from federation.tor import bootstrap, control, keys
+from federation.tor import bootstrap, keys
 from federation.tor.bootstrap import Bootstrap
 from federation.tor.control import Control, ControlError, open_control
 from federation.tor.uploads import Uploads
@@ -95,15 +95,12 @@ def test_without_a_tor_it_is_an_error_and_with_time_it_is_tried_again(tmp_path: 
         made[0].__exit__()
 
 
-def test_a_silent_tor_is_an_error_in_bounded_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(control, "ANSWER_S", 0.2)
+def test_a_silent_tor_is_an_error_in_bounded_time(tmp_path: Path) -> None:
     with silent_port() as address, pytest.raises(TorError, match="SocketClosed"):
-        Control.at(address)
+        Control.at(address, answer_s=0.2)
     with (
         FakeControl(tmp_path, {"GETINFO": ""}),
-        open_control(tmp_path) as opened,
+        open_control(tmp_path, answer_s=0.2) as opened,
         pytest.raises(TorError, match="SocketClosed"),
     ):
         opened.info("version")
