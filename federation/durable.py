@@ -70,7 +70,8 @@ def append_line(path: Path, line: str) -> None:
 def make_folder(path: Path) -> Path:
     """Make `path` and its parents; folders made here are private. Returns `path`."""
     if not path.is_dir():
-        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        make_folder(path.parent)  # mkdir itself would make parents that everybody may read
+        path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return path
 
 
