@@ -11,7 +11,7 @@ import logging
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import cycle
+from client import cycle, sent
 from client.adapters import AdapterStore
 from client.config import Federation, NodeConfig, NodeHome, find_home, load_config, load_federation
 from client.outbox import Outbox, open_outbox
@@ -100,7 +100,11 @@ def collect(message: Message, context: Context) -> Message:
         size_bytes=len(data or b""),
         note=note or problem,
     )
-    return _reply(message, reply, None if data is None else padding.pad(data))
+    if data is None:
+        return _reply(message, reply)
+    blob = padding.pad(data)
+    sent.note(node.home.sent, "package", len(blob), sha256=wanted, size_bytes=len(data))
+    return _reply(message, reply, blob)
 
 
 @app.evaluate()

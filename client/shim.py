@@ -6,7 +6,8 @@ flwr-clientapp    Flower's own, except that the bundle sent by the server is com
                   installed rooms instead of being unpacked, and the installed ClientApp is loaded.
                   (Flower never rewrites a bundle that lies unpacked already: code there may have
                   been changed since, so nothing is imported from there.)
-flower-supernode  Flower's own, except that losing its connection or its heartbeat ends the process.
+flower-supernode  Flower's own, but quiet (`client.quiet`), and everything it sends is counted.
+                  Losing its connection or its heartbeat ends the process.
                   Unaided it lives on, connected to nothing, when a request is answered with a
                   status that it does not retry (413, 429, 500). And first it tells the server that
                   the SuperNode before it is gone: after a crash Flower would refuse the same key
@@ -27,6 +28,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from client.quiet import anonymous, quieten
+from client.sent import Meter
 from federation import redaction, task_token
 from federation.bundle import check_fab, rooms_folder
 from federation.errors import BundleError
@@ -35,7 +38,7 @@ CLIENT_APP = "client.client_app"
 FLOWER_NODE = "CONSCIENCE_FLOWER_NODE"
 NOT_ADMITTED = "the server does not admit this node's key"
 REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
-_REPLACED = ("install_from_fab", "get_load_client_app_fn", "install_app_dependencies")
+_REPLACED = ("install_from_fab", "get_load_client_app_fn", "install_app_dependencies", "Error")
 
 
 def clientapp() -> None:
@@ -66,6 +69,7 @@ def guard(runtime: Any) -> None:  # noqa: ANN401 - flwr's module, or a stand-in 
     runtime.install_from_fab = check
     runtime.get_load_client_app_fn = get_loader
     runtime.install_app_dependencies = _refuse_dependencies
+    runtime.Error = anonymous(runtime.Error)
 
 
 def installed_client_app() -> Any:  # noqa: ANN401 - flwr's ClientApp
@@ -83,15 +87,22 @@ def installed_client_app() -> Any:  # noqa: ANN401 - flwr's ClientApp
 
 def supernode() -> None:
     """Run `flower-supernode`; end the process when it stops working."""
+    from flwr.supernode import fleet_http_connection, node_auth_http_interceptor
     from flwr.supernode.cli import flower_supernode
 
+    from client.config import find_home
+
     threading.excepthook = _end_with_thread
+    meter = Meter(find_home().sent)
+    quieten(fleet_http_connection, node_auth_http_interceptor, meter.add)
     try:
         if not leave_old_place(sys.argv[1:]):
             _end(NOT_ADMITTED)
         flower_supernode()
     except Exception:  # noqa: BLE001 - the interpreter would wait for Flower's server thread
         traceback.print_exc()
+    finally:
+        meter.flush()
     # It came back: the connection is lost, but its local server's thread keeps the process alive.
     _end("the SuperNode lost its connection")
 
@@ -110,9 +121,10 @@ def leave_old_place(arguments: Sequence[str]) -> bool:
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode import fleet_http_connection
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+    connection: Any = fleet_http_connection
     known = _connection_arguments(arguments)
     node = os.environ.get(FLOWER_NODE, "")
     if not node or not known.auth_supernode_private_key or not known.root_certificates:
@@ -122,7 +134,7 @@ def leave_old_place(arguments: Sequence[str]) -> bool:
     version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
     certificates = known.root_certificates.read_bytes()
     try:
-        with FleetHttpClient.from_server_address(
+        with connection.FleetHttpClient.from_server_address(
             known.superlink, False, certificates, interceptors=[version, signer]
         ) as client:
             client.DeactivateNode(DeactivateNodeRequest(node_id=int(node)))

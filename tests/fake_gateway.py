@@ -25,6 +25,8 @@ class FakeGateway:
         enrol: body of `POST /enrol` -> status and body.
         ahead: its clock minus ours.
         asked: path of each request.
+        heard: headers of each request, in lower case.
+        leads_to: where every answer redirects, if it does.
     """
 
     address: str = ""
@@ -32,7 +34,9 @@ class FakeGateway:
     enrol: Callable[[bytes], Answer] = lambda _body: (503, b"")
     ahead: timedelta = timedelta()
     asked: list[str] = field(default_factory=list)
+    heard: list[dict[str, str]] = field(default_factory=list)
     names_a_time: bool = True
+    leads_to: str = ""
 
 
 @contextmanager
@@ -75,7 +79,10 @@ def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, status: int, body: bytes) -> None:
             gateway.asked.append(self.path)
-            self.send_response_only(status)
+            gateway.heard.append({name.lower(): text for name, text in self.headers.items()})
+            self.send_response_only(307 if gateway.leads_to else status)
+            if gateway.leads_to:
+                self.send_header("Location", gateway.leads_to)
             if gateway.names_a_time:
                 time = datetime.now(UTC) + gateway.ahead
                 self.send_header("Date", format_datetime(time, usegmt=True))

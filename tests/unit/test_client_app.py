@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
-from client import client_app
+from client import client_app, sent
 from client.adapters import AdapterStore
 from client.config import NodeConfig, NodeHome, find_home, load_federation
 from client.cycle import load_data
@@ -82,6 +82,9 @@ def test_a_live_node_with_nothing_new_hands_over_what_is_wanted(
     with open_outbox(home, NodeConfig()) as outbox:
         assert outbox.read(sha256) == padding.cut(blob, body.size_bytes)
         assert outbox.entry(sha256).state == "handed_over"
+    (noted,) = sent.read(home.sent)
+    facts = (noted.kind, noted.sha256, noted.size_bytes, noted.wire_bytes)
+    assert facts == ("package", sha256, body.size_bytes, len(blob))
 
 
 def test_a_live_node_with_nothing_new_and_nothing_wanted_says_so(

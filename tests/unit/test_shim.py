@@ -24,7 +24,10 @@ from tests.unit.test_bundle import changed_byte, make_fab
 def stand_in() -> SimpleNamespace:
     """What the shim replaces in flwr's `run_clientapp` module."""
     return SimpleNamespace(
-        install_from_fab=None, get_load_client_app_fn=None, install_app_dependencies=None
+        install_from_fab=None,
+        get_load_client_app_fn=None,
+        install_app_dependencies=None,
+        Error=SimpleNamespace,
     )
 
 
