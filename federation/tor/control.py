@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 from federation.errors import TorError
@@ -30,6 +30,7 @@ from federation.tor.bootstrap import Bootstrap
 from federation.tor.uploads import Uploads
 
 ANSWER_S = 10.0
+FETCH_S = 20.0
 PAUSE_S = 0.05
 PORT_FILE, COOKIE_FILE = "control_port", "control_auth_cookie"
 
@@ -163,11 +164,35 @@ class Control:
     @contextmanager
     def uploads(self, host: str) -> Iterator[Uploads]:
         """Watch the uploads of the onion `host`; enter this before what causes them."""
+        with self._listening() as events:
+            yield Uploads(_service(host), events)
+
+    def fetch(self, host: str, timeout_s: float = FETCH_S) -> bool:
+        """Fetch the descriptor of the onion `host` anew, past tor's cache of it.
+
+        Returns:
+            Whether one came. It does not if the directory asked has none, or if every one of them
+            was asked in the last minutes, which NEWNYM forgets.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._listening() as events:
+            self.ask(f"HSFETCH {_service(host)}")
+            while True:
+                try:
+                    event = events.get(timeout=max(0.0, deadline - time.monotonic()))
+                except Empty:
+                    return False
+                action, service = event.split()[1:3]
+                if service == _service(host) and action in ("RECEIVED", "FAILED"):
+                    return action == "RECEIVED"
+
+    @contextmanager
+    def _listening(self) -> Iterator[SimpleQueue[str]]:
         events: SimpleQueue[str] = SimpleQueue()
         self._listeners.append(events)
         try:
             self.ask("SETEVENTS HS_DESC")
-            yield Uploads(_service(host), events)
+            yield events
         finally:
             self._listeners.remove(events)
             if not self._listeners:

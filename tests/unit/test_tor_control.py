@@ -171,6 +171,23 @@ def test_uploads_are_watched_for_the_length_of_the_block(tmp_path: Path) -> None
         assert fake.asked[-1] == "SETEVENTS"
 
 
+@pytest.mark.parametrize(("action", "came"), [("RECEIVED", True), ("FAILED", False)])
+def test_a_descriptor_is_fetched_anew(tmp_path: Path, action: str, came: bool) -> None:
+    other, ours = f"650 HS_DESC RECEIVED {'b' * 56} NO_AUTH $AA~one\r\n", f"{HOST[:56]} NO_AUTH"
+    events = f"{other}650 HS_DESC REQUESTED {ours}\r\n650 HS_DESC {action} {ours}\r\n"
+    with (
+        FakeControl(tmp_path, {"HSFETCH": f"250 OK\r\n{events}"}) as fake,
+        open_control(tmp_path) as opened,
+    ):
+        assert opened.fetch(HOST) is came
+        assert fake.asked[-2:] == [f"HSFETCH {HOST[:56]}", "SETEVENTS"]
+
+
+def test_a_descriptor_that_never_comes_is_not_waited_for_in_vain(tmp_path: Path) -> None:
+    with FakeControl(tmp_path), open_control(tmp_path) as opened:
+        assert not opened.fetch(HOST, timeout_s=0.1)
+
+
 def counted(*events: str, timeout_s: float = 5.0) -> int:
     """What `Uploads` makes of events, given as "ACTION service directory"."""
     queue: SimpleQueue[str] = SimpleQueue()
