@@ -118,6 +118,32 @@ def tor_child(
     )
 
 
+def client_child(
+    folder: Path,
+    settings: TorSettings,
+    keys: Mapping[str, str],
+    on_progress: Progress = lambda _seen: None,
+) -> Child:
+    """A volunteer's tor for a supervisor, in a folder that is `held`.
+
+    Args:
+        folder: absolute; prepared here.
+        settings: of the node.
+        keys: onion host -> our private key to it; one at most.
+        on_progress: told of every step of its start.
+
+    Raises:
+        ConfigError: as `client_torrc` and `prepare`.
+        TorError: there is no tor program.
+    """
+    program = find_program(settings.program)
+    prepare(folder, torrc.client_torrc(folder, settings), settings)
+    for host, private in keys.items():
+        write_client_key(folder, host, private)
+    log_path = folder / "tor.log"
+    return tor_child(folder, program, settings, log_path=log_path, on_progress=on_progress)
+
+
 def wait_bootstrapped(
     control: Control, start_s: float, on_progress: Progress = lambda _seen: None
 ) -> None:
@@ -196,24 +222,13 @@ class OwnTor:
                 stack.enter_context(held(self._folder, timeout_s=0.0))
             except ConscienceError:
                 return False
-            supervisor = Supervisor([self._child()])
+            supervisor = Supervisor(
+                [client_child(self._folder, self._settings, self._keys, self._on_progress)]
+            )
             stack.callback(supervisor.stop)
             supervisor.start()
             self._stack = stack.pop_all()
         return True
-
-    def _child(self) -> Child:
-        text = torrc.client_torrc(self._folder, self._settings)
-        prepare(self._folder, text, self._settings)
-        for host, private in self._keys.items():
-            write_client_key(self._folder, host, private)
-        return tor_child(
-            self._folder,
-            find_program(self._settings.program),
-            self._settings,
-            log_path=self._folder / "tor.log",
-            on_progress=self._on_progress,
-        )
 
     def _share(self) -> bool:
         """Use the one that somebody else runs, if it answers by now."""
