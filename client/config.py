@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from federation import durable, settings
 from federation.errors import ConfigError
 from federation.language import _
+from federation.tor import way as tor_way
 from federation.tor.keys import check_onion, is_onion
 from federation.tor.settings import TorSettings
 
@@ -43,8 +44,7 @@ class NodeConfig(settings.Settings):
         use_tor: true: whatever uses the network goes through Tor or fails; false: nothing does,
             and the server must not be an onion service; null: true if the server is one.
         tor: which tor, and how it reaches the network.
-        start_jitter_s: an upload starts at a random moment within so long, so that its hour tells
-            less about this node.
+        start_jitter_s: `run` waits a random time of at most so long before its first contact.
     """
 
     node_id: str = Field(default="", max_length=64)
@@ -70,7 +70,7 @@ class NodeConfig(settings.Settings):
     max_package_age_days: float = Field(default=14.0, gt=0)
     use_tor: bool | None = None
     tor: TorSettings = Field(default_factory=TorSettings)
-    start_jitter_s: float = Field(default=0.0, ge=0, le=7200)
+    start_jitter_s: float = Field(default=20.0, ge=0, le=7200)
 
     @field_validator("server_url")
     @classmethod
@@ -279,8 +279,11 @@ def goes_through_tor(config: NodeConfig, address: str) -> bool:
     Args:
         config: the node's settings.
         address: "host:port" of its server, whatever the command itself wants to reach.
+
+    Raises:
+        ConfigError: the settings and the server's address do not go together.
     """
-    return is_onion(host_of(address)) if config.use_tor is None else config.use_tor
+    return tor_way.goes_through_tor(host_of(address), use_tor=config.use_tor)
 
 
 def host_of(address: str) -> str:

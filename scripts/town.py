@@ -76,7 +76,8 @@ class Town:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         durable.write_text(home / "datasets" / "texts.jsonl", "\n".join(lines) + "\n")
         self.volunteer(name, "init")
-        self.configure(name, {"data": ["datasets/texts.jsonl"], **settings})
+        own = {"data": ["datasets/texts.jsonl"], "start_jitter_s": 0}
+        self.configure(name, own | dict(settings))
         self.volunteer(name, "join", str(invitation))
         self.start(name, ["flower-client", "run"])
 
