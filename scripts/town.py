@@ -40,6 +40,8 @@ class Town:
         root: folder of all homes.
         say: told one line about each step.
         wrap: put in front of every command line (a tracer, say).
+        tor: settings `tor` of server and nodes, which then meet at an onion service; None: on
+            loopback.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Town:
         *,
         say: Callable[[str], None] = lambda _line: None,
         wrap: Sequence[str] = (),
+        tor: Mapping[str, Any] | None = None,
     ) -> None:
+        self.tor = tor
         self.root = root
         self.server = root / "server"
         self.say = say
@@ -58,7 +62,8 @@ class Town:
     def start_server(self, *options: str) -> None:
         """Set the server up (`options` go to init) and start it."""
         if not (self.server / "server_config.json").exists():
-            self.operator("init", *options)
+            way = ["--no-onion"] if self.tor is None else ["--set", f"tor={json.dumps(self.tor)}"]
+            self.operator("init", *way, *options)
         self.start("server", ["flower-server", "up"])
 
     def invite(self, name: str) -> Path:

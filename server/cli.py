@@ -53,6 +53,9 @@ def init(  # noqa: PLR0913 (the options of one command)
         typer.Option(help="Host name or IP that nodes dial; repeat, the first is in invitations."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="The gateway's port (default: free).")] = None,
+    onion: Annotated[
+        bool, typer.Option("--onion/--no-onion", help="Reached through a Tor onion service.")
+    ] = True,
     quorum: Annotated[int | None, typer.Option(help="Fewest updates for a merge.")] = None,
     gate_data: Annotated[
         list[Path] | None, typer.Option(help="JSONL of held-out documents; repeat.")
@@ -68,7 +71,7 @@ def init(  # noqa: PLR0913 (the options of one command)
     from server.starting import init as set_up
 
     named: dict[str, object] = {"model": base, "revision": revision, "rank": rank, "alpha": alpha}
-    named |= {"addresses": address, "gateway_port": port, "quorum": quorum}
+    named |= {"addresses": address, "gateway_port": port, "quorum": quorum, "onion": onion}
     given = {key: value for key, value in named.items() if value is not None}
     place, wanted = find_home(home), new_config(parse_settings(setting or ()) | given)
     start = set_up(
@@ -94,9 +97,10 @@ def up(home: Home = None, as_json: AsJson = False) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
 
     def announce(server: Running) -> None:
-        emit(asdict(server), as_json, f"The server is up: gateway {server.gateway}.")
+        onion = f"; onion service {server.onion}" if server.onion else ""
+        emit(asdict(server), as_json, f"The server is up: gateway {server.gateway}{onion}.")
 
-    run(find_home(home), announce=announce)
+    run(find_home(home), announce=announce, say=say)
 
 
 @app.command(name="round")

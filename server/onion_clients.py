@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +111,10 @@ class OnionClients:
         self._most = most
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, timeout_s: float = LOCK_S) -> Iterator[None]:
         """Keep every other command from changing keys or reloading tor."""
         busy = "another command is changing the onion service"
-        with durable.locked(self.root / ".lock", timeout_s=LOCK_S, busy=busy):
+        with durable.locked(self.root / ".lock", timeout_s=timeout_s, busy=busy):
             yield
 
     def shards(self) -> list[Shard]:
@@ -170,11 +170,22 @@ class OnionClients:
         if not self.current():
             self._new()
 
-    def rotate(self, *, retires_at: float) -> None:
-        """Replace each address in use by a new one with the same keys; the old one retires."""
-        for old in self.current():
-            self._new(old)
-            durable.write_text(old.folder / RETIRES, f"{retires_at:.0f}\n")
+    def rotate(self, *, retires_at: float) -> list[tuple[Shard, Shard]]:
+        """Replace each address in use by a new one with the same keys; the old one retires.
+
+        Returns:
+            Old and new, as they were before the old ones retired.
+        """
+        moved = [(old, self._new(old)) for old in self.current()]
+        for old, _new in moved:
+            durable.write_text(old.folder / RETIRES, f"{retires_at:.3f}\n")
+        return moved
+
+    def take_back(self, moved: Iterable[tuple[Shard, Shard]]) -> None:
+        """Undo a rotation: the old addresses are in use again."""
+        for old, new in moved:
+            (old.folder / RETIRES).unlink(missing_ok=True)
+            shutil.rmtree(new.folder)
 
     def drop_retired(self, now: float) -> bool:
         """Give up the addresses whose time is over; whether there were any."""

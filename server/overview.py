@@ -10,6 +10,7 @@ from server.ca import TlsFiles
 from server.config import ServerHome, load_config
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_state import read_state
 from server.registry import Registry
 from server.rounds import report_paths
 from server.serve import answers, running
@@ -41,6 +42,7 @@ def overview(home: ServerHome) -> dict[str, Any]:
         "up": server is not None,
         "healthy": server is not None and answers(TlsFiles(home.tls), config.gateway_port),
         "gateway": f"{config.gateway_host}:{config.gateway_port}",
+        "onion": str(read_state(home.onion)) if config.onion else "none",
         "base": registry.spec.base_ref,
         "current": registry.current,
         "versions": len(registry.versions()),
