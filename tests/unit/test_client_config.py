@@ -230,14 +230,23 @@ def test_an_onion_address_that_cannot_be_is_refused_with_the_reason(url: str, wh
         (None, "example.org:9443", False),
         (None, "[2001:db8::1]:9443", False),
         (True, "example.org:9443", True),
-        (True, "127.0.0.1:9443", True),
         (False, "example.org:9443", False),
+        (False, "127.0.0.1:9443", False),
     ],
 )
 def test_h27_an_onion_needs_tor_and_the_switch_is_for_everything(
     use_tor: bool | None, address: str, is_used: bool
 ) -> None:
     assert goes_through_tor(NodeConfig(use_tor=use_tor), address) is is_used
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(("use_tor", "address"), [(False, f"{ONION}:443"), (True, "10.0.0.7:9443")])
+def test_h27_what_does_not_go_together_goes_nowhere(use_tor: bool, address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        goes_through_tor(NodeConfig(use_tor=use_tor), address)
+    assert "use_tor" in caught.value.hint
+    assert ONION[:8] not in caught.value.message
 
 
 @pytest.mark.security

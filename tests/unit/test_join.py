@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +33,7 @@ from federation.errors import (
 )
 from federation.invitation import EnrolReply, EnrolRequest, Invitation
 from federation.model.choose import SEMILLA, identity
+from federation.tor.way import Way
 from tests.adapter_samples import make_spec
 from tests.fake_gateway import Answer, FakeGateway, serve_gateway
 from tests.global_samples import Chain, joined_home
@@ -338,12 +341,35 @@ def test_the_command_ends_with_the_errors_exit_code(
     assert run(["join", text, "--home", str(home.root), "--json"]) == code
     out, err = capsys.readouterr()
     assert json.loads(out)["code"] == code
-    assert err.startswith("Error: ")
+    assert "\nError: " in f"\n{err}"
     assert "Traceback" not in err
+
+
+@pytest.mark.security
+def test_h05_a_text_on_the_command_line_is_said_to_be_visible_once(
+    home: NodeHome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "alba.invitation"
+    source.write_text("conscience1:AAAA")
+    for argument, times in (("conscience1:AAAA", 1), (str(source), 0)):
+        run(["join", argument, "--home", str(home.root)])
+        assert capsys.readouterr().err.count("process list") == times
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_without_an_argument_the_invitation_is_asked_for(
+    home: NodeHome,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("conscience1:AAAA\n"))
+    assert run(["join", *arguments, "--home", str(home.root)]) == 41
+    assert "not a complete invitation" in capsys.readouterr().err
 
 
 def test_a_server_without_a_time_is_not_judged(gateway: FakeGateway) -> None:
     gateway.names_a_time = False
-    with link.connect(gateway.address, gateway.ca_certificate) as client:
+    with link.connect(Way(gateway.address), gateway.ca_certificate) as client:
         assert clock.seconds_ahead(client) is None
     clock.require_clock(None)
