@@ -20,9 +20,9 @@ from federation.tor.program import find_program, has_pow
 from federation.tor.torrc import Service, service_torrc
 from server.config import ServerConfig, ServerHome
 from server.nodes import Nodes
-from server.onion_clients import TRIAL, OnionClients, Shard
+from server.onion_clients import PORT, TRIAL, OnionClients, Shard
 from server.onion_state import OnionState, read_state, write_state
-from server.onion_tor import PORT, lets_strangers_in, publish
+from server.onion_tor import lets_strangers_in, publish
 
 logger = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ from federation.errors import ConfigError
 from federation.tor.keys import ClientKey, new_client_key, service_line
 from server.onion_address import make_address, read_address
 
+PORT = 443  # that visitors of an address name
 MOST_CLIENTS = 300  # 350 keys fit into a descriptor, 380 do not, and tor says so in its log only
 LOCK_S = 60.0
 CLIENTS, RETIRES = "authorized_clients", "retires_at"
@@ -133,6 +134,12 @@ class OnionClients:
         """The address in use that has a key of the volunteer `name`."""
         file = file_of(name)
         return next((s for s in self.current() if s.path(file).exists()), None)
+
+    def successor(self, name: str) -> str:
+        """The host that `name` should move to; "" if no address of theirs is about to go."""
+        new = self.holder(name)
+        is_leaving = any(not s.is_current and s.path(file_of(name)).exists() for s in self.shards())
+        return new.host if new is not None and is_leaving else ""
 
     def grant(self, name: str) -> tuple[Shard, str]:
         """Let `name` in by a new key, which replaces an earlier one.

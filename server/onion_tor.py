@@ -13,11 +13,10 @@ from federation import durable
 from federation.errors import TorError
 from federation.tor.control import Control, open_control
 from federation.tor.socks import SocksAddress, SocksError, dial
-from server.onion_clients import Shard
+from server.onion_clients import PORT, Shard
 
 logger = logging.getLogger(__name__)
 
-PORT = 443
 STAMP = "published"
 UPLOAD_S = 30.0
 APART_S = 1.1

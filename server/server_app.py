@@ -21,6 +21,7 @@ from server.desk import ServerDesk, ServerGate
 from server.gate import GateRunner
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_clients import OnionClients
 from server.registry import Registry
 from server.rounds import next_report_path, report_paths
 from strategies.adapter_fedavg import AdapterFedAvg, Timing
@@ -62,7 +63,8 @@ def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> Ada
     registry = Registry(home.registry, key, key.public_hex, candidates=home.candidates)
     intake = Intake(home.intake_db)
     nodes = Nodes(home.nodes_db)
-    desk = ServerDesk(nodes, intake, registry, max_staleness=config.max_staleness)
+    onion = OnionClients(home.onion, config.onion_clients) if config.onion else None
+    desk = ServerDesk(nodes, intake, registry, max_staleness=config.max_staleness, onion=onion)
     spec = registry.spec
     limit = config.max_package_bytes or 2 * spec.tensor_bytes + 65_536
     spool = Spool(home.spool, max_bytes_each=limit, max_total_bytes=1024 * limit)

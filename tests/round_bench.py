@@ -21,6 +21,7 @@ from federation.protocol import CollectReply, DeployReply, HelloReply, Offer
 from server.desk import ServerDesk
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_clients import OnionClients
 from server.registry import Registry
 from strategies.adapter_fedavg import AdapterFedAvg, Timing
 from strategies.gate import GateDecision
@@ -43,6 +44,7 @@ class HandNode:
     held: int = 0
     told: list[protocol.Verdict] = field(default_factory=list)
     blobs: int = 0
+    addresses: list[str] = field(default_factory=list)
 
     @property
     def node(self) -> str:
@@ -74,6 +76,7 @@ class HandNode:
         deploy = protocol.parse(protocol.Deploy, text)
         self.told += deploy.verdicts
         self.held = deploy.version
+        self.addresses.append(deploy.address)
         body = DeployReply(node=self.node, held_version=self.held, accepted=True)
         return reply_with(message, body)
 
@@ -118,6 +121,7 @@ class Bench:
             self.registry.publish(initial_arrays(self.spec, 0), strategy="initial", spec=self.spec)
         self.nodes = Nodes(folder / "nodes.sqlite")
         self.intake = Intake(folder / "intake.sqlite")
+        self.onion: OnionClients | None = None
         self.people: list[HandNode] = []
         self.origin = sha256_of(self.registry.manifest(0))
 
@@ -138,7 +142,7 @@ class Bench:
 
     def strategy(self, **policy: Any) -> AdapterFedAvg:
         """A strategy over the records on disk, as a fresh process would build it."""
-        desk = ServerDesk(self.nodes, self.intake, self.registry, max_staleness=3)
+        desk = ServerDesk(self.nodes, self.intake, self.registry, max_staleness=3, onion=self.onion)
         spool = Spool(self.folder / "spool", max_bytes_each=LIMIT, max_total_bytes=100 * LIMIT)
         work = Round(self.spec, spool, desk.members(), self.registry, self.intake)
         timing = Timing(gather_s=0.0, hello_s=0.0, collect_s=0.0, deploy_s=0.0, poll_s=0.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
+from server.onion_clients import OnionClients
 from strategies.round import RoundPolicy
 from strategies.spool import Arrival
 from strategies.weigh import WeighPolicy
@@ -53,6 +54,28 @@ def test_h14_a_package_is_merged_once_however_often_it_is_offered(tmp_path: Path
     assert bench.registry.current == 1
     assert equal(bench.current(), after_one)
     assert [verdict.sha256 for verdict in person.told].count(person.sha256) >= 1
+
+
+def test_after_a_rotation_each_node_hears_its_new_address_though_nothing_else_is_new(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    bench.onion = OnionClients(tmp_path / "onion", most=1)
+    bench.onion.settle()
+    for seed in (1, 2):
+        bench.onion.grant(f"node-{bench.people.index(bench.add(seed))}")
+    bench.run()
+    bench.onion.rotate(retires_at=4e9)
+    bench.run()
+    for _ in range(2):
+        bench.run(quorum=9)
+    hosts = [shard.host for shard in bench.onion.current()]
+    for person, host in zip(bench.people, hosts, strict=True):
+        assert person.addresses == ["", *[f"{host}:443"] * 3]
+        assert person.blobs == 1
+    bench.onion.drop_retired(4e9)
+    bench.run(quorum=9)
+    assert all(len(person.addresses) == 4 for person in bench.people)
 
 
 def test_the_global_adapter_rides_along_only_to_nodes_that_lack_it(tmp_path: Path) -> None:

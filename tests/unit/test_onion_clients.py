@@ -205,3 +205,24 @@ def test_what_an_interrupted_rotation_left_is_no_address(clients: OnionClients) 
     clients.rotate(retires_at=1.0)
     assert len(clients.shards()) == 2
     assert not (clients.root / ".hs1.new").exists()
+
+
+def test_a_volunteer_is_sent_to_the_new_address_until_the_old_one_is_gone(
+    clients: OnionClients,
+) -> None:
+    for name in "abc":
+        clients.grant(name)
+    assert [clients.successor(name) for name in "abc"] == ["", "", ""]
+    clients.rotate(retires_at=1000.0)
+    first, second = (shard.host for shard in clients.current())
+    assert [clients.successor(name) for name in "abc"] == [first, first, second]
+    clients.grant("new")
+    assert clients.successor("new") == ""
+    clients.drop_retired(1000.0)
+    assert clients.successor("a") == ""
+
+
+def test_a_rotation_can_be_taken_back(clients: OnionClients) -> None:
+    before = clients.shards()
+    clients.take_back(clients.rotate(retires_at=1000.0))
+    assert clients.shards() == before
