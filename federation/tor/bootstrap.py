@@ -39,7 +39,7 @@ class Bootstrap:
         return self.percent >= READY
 
     def __str__(self) -> str:
-        return f"{self.percent} % ({self.tag}): {self.summary}"
+        return f"{self.percent} % ({self.tag}): {self.summary}" if self.tag else f"{self.percent} %"
 
 
 def read(phase: str) -> Bootstrap:

@@ -302,6 +302,8 @@ def _connect(address: str, hear: Callable[[str], None]) -> Any:  # noqa: ANN401
 
 def _dial(address: str) -> socket.socket:
     if address.startswith("unix:"):
+        if not hasattr(socket, "AF_UNIX"):
+            raise OSError("this system has no unix sockets")
         opened = socket.socket(socket.AF_UNIX)
         try:
             opened.connect(address.removeprefix("unix:"))
