@@ -21,7 +21,7 @@ from federation import durable
 
 STOP_S = 30.0
 COMMAND_S = 900.0
-READY = re.compile(rb"server is up|Connected to")
+READY = re.compile(rb"server is up|Connected (to|through) ")
 
 
 class CommandError(Exception):
@@ -81,7 +81,9 @@ class Town:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         durable.write_text(home / "datasets" / "texts.jsonl", "\n".join(lines) + "\n")
         self.volunteer(name, "init")
-        own = {"data": ["datasets/texts.jsonl"], "start_jitter_s": 0}
+        own: dict[str, Any] = {"data": ["datasets/texts.jsonl"], "start_jitter_s": 0}
+        if self.tor is not None:
+            own["tor"] = dict(self.tor)
         self.configure(name, own | dict(settings))
         self.volunteer(name, "join", str(invitation))
         self.start(name, ["flower-client", "run"])
