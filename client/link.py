@@ -11,12 +11,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import httpx
 
 from client.config import NodeConfig, NodeHome, goes_through_tor
 from client.keys import onion_key
-from client.quiet import HEADERS
+from client.quiet import HEADERS, size_of
+from client.sent import Meter
 from federation.errors import InvitationError, NetworkError, TorError
 from federation.language import _
 from federation.processes import Child
@@ -80,20 +82,21 @@ def reach(
     """`open_way`, and `connect` over it."""
     with (
         open_way(home, config, address, purpose=purpose, say=say) as way,
-        connect(way, ca_certificate) as client,
+        connect(way, ca_certificate, ledger=home.sent) as client,
     ):
         yield client
 
 
 @contextmanager
 def connect(
-    way: Way, ca_certificate: str, *, timeout_s: float | None = None
+    way: Way, ca_certificate: str, *, ledger: Path | None = None, timeout_s: float | None = None
 ) -> Iterator[httpx.Client]:
     """A client for the gateway at the end of `way`.
 
     Args:
         way: an open way.
         ca_certificate: PEM text, the only trust.
+        ledger: what is sent is noted there at the end (`client.sent`).
         timeout_s: of each step of a request; None: as long as such a way may take.
 
     Raises:
@@ -107,16 +110,32 @@ def connect(
         raise InvitationError(_("The certificate in the invitation cannot be read.")) from err
     patience = timeout_s or (TOR_TIMEOUT_S if way.is_tor else TIMEOUT_S)
     try:
-        with httpx.Client(
-            base_url=f"https://{way.dial}",
-            verify=trust,
-            trust_env=False,
-            timeout=patience,
-            headers=HEADERS,
-        ) as client:
+        with (
+            _counting(ledger) as hooks,
+            httpx.Client(
+                base_url=f"https://{way.dial}",
+                verify=trust,
+                trust_env=False,
+                timeout=patience,
+                headers=HEADERS,
+                event_hooks=hooks,
+            ) as client,
+        ):
             yield client
     except httpx.TransportError as err:
         raise _unreachable(way, err) from err
+
+
+@contextmanager
+def _counting(ledger: Path | None) -> Iterator[dict[str, list[Callable[..., object]]]]:
+    if ledger is None:
+        yield {}
+        return
+    meter = Meter(ledger)
+    try:
+        yield {"request": [lambda request: meter.add(size_of(request))]}
+    finally:
+        meter.flush()
 
 
 def _unreachable(way: Way, err: httpx.TransportError) -> NetworkError:

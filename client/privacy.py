@@ -86,7 +86,8 @@ def account(home: NodeHome, config: NodeConfig) -> Account:
         packages=_packages(entries, _states(home, config)),
         counted=_(
             "Bytes are those of requests before encryption; TLS and Tor add a few per cent. The "
-            "node's connection writes them down every quarter of an hour and when it ends."
+            "node's connection writes them down every quarter of an hour and when it ends. Checks "
+            "of the connection, some hundred bytes each, are not counted."
         ),
         reveals=reveals(through_tor=through_tor),
         stays=_(

@@ -50,7 +50,8 @@ def anonymous(make_error: Callable[..., Any]) -> Callable[..., Any]:
 def size_of(request: Any) -> int:  # noqa: ANN401 - httpx's Request
     """Bytes of a request as HTTP/1.1 writes it, before TLS."""
     headers = sum(len(name) + len(value) + 4 for name, value in request.headers.raw)
-    return len(request.method) + len(request.url.raw_path) + 13 + headers + len(request.content)
+    body = int(request.headers.get("content-length", 0))
+    return len(request.method) + len(request.url.raw_path) + 13 + headers + body
 
 
 def _quiet(client: Any, note: Callable[[int], None]) -> type:  # noqa: ANN401 - flwr's class

@@ -1,8 +1,7 @@
 """What left this machine: `sent.jsonl`, one line a hand-over, appended and never rewritten.
 
-Three processes write it: the ClientApp (a package that the server asked for), `join` (the request
-that redeems an invitation) and the SuperNode (how much it has said since its last line). It stays
-on this machine; `flower-client privacy` reads it.
+The ClientApp writes a line for a package that the server asked for; the SuperNode, `join` and
+`tor bench` write how much they have said. It stays on this machine, for `flower-client privacy`.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from federation import durable
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["enrolment", "package", "requests"]
-KINDS: tuple[Kind, ...] = ("enrolment", "package", "requests")
+Kind = Literal["package", "requests"]
+KINDS: tuple[Kind, ...] = ("package", "requests")
 EVERY_S = 900.0
 
 
@@ -32,7 +31,7 @@ class Sent:
 
     Attributes:
         at: ISO 8601, UTC, seconds.
-        kind: enrolment; package: one that was handed over; requests: all that the SuperNode said
+        kind: package: one that was handed over; requests: all that a process said to the server
             since its line before, packages included.
         wire_bytes: as they were given to TLS; of a package with its padding.
         count: how many requests.

@@ -104,7 +104,7 @@ def measure(
     with link.open_way(home, config, address, purpose="bench", say=say) as way:
         say(_("Measuring connections …"))
         connect_s = tuple(_connect_s(way, certificate) for _each in range(CONNECTIONS))
-        with link.connect(way, certificate) as client:
+        with link.connect(way, certificate, ledger=home.sent) as client:
             say(_("Measuring small requests …"))
             first_byte_s = tuple(_first_byte(client) for _each in range(REQUESTS))
             transfers = tuple(_transfers(client, key, say, now))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from client import clock, link
+from client import clock, link, sent
 from client.adapters import AdapterStore
 from client.cli import run
 from client.config import NodeConfig, NodeHome, load_federation
@@ -121,6 +121,15 @@ def test_a_node_that_joined_is_ready(gateway: FakeGateway, chain: Chain, home: N
     assert home.ca.read_text() == gateway.ca_certificate
     assert (home.models / "current").read_text() == "v1\n"
     assert (joined.base, joined.notes) == ("semilla", ())
+
+
+@pytest.mark.privacy
+def test_what_joining_sent_is_noted(gateway: FakeGateway, chain: Chain, home: NodeHome) -> None:
+    gateway.enrol = accept(chain.spec, package=chain.packages[1])
+    join(home, NodeConfig(), invitation.encode(invite(gateway, chain)))
+    (line,) = sent.read(home.sent)
+    assert (line.kind, line.count) == ("requests", 2)
+    assert 500 < line.wire_bytes < 3000
 
 
 def test_the_invitation_may_lie_in_a_file_and_the_token_is_kept_nowhere(

@@ -30,7 +30,7 @@ def home() -> NodeHome:
     federation = load_federation(home).model_copy(update={"address": f"{ONION}:443"})
     settings.save(federation, home.federation)
     package = put_package(home, SPEC)
-    sent.note(home.sent, "enrolment", 700, at=FIRST)
+    sent.note(home.sent, "requests", 700, at=FIRST)
     sent.note(home.sent, "package", 1088, at=FIRST, sha256=package, size_bytes=1025)
     sent.note(home.sent, "requests", 50_000, at=FIRST, count=40)
     sent.note(home.sent, "requests", 2_000, at=SECOND, count=3)

@@ -18,17 +18,17 @@ def test_lines_come_back_as_they_were_noted_and_the_file_is_private(tmp_path: Pa
     path = tmp_path / "sent.jsonl"
     assert sent.read(path) == []
     sent.note(path, "package", 1088, at=MOMENT, sha256="ab" * 32, size_bytes=1025)
-    sent.note(path, "enrolment", 700, at=MOMENT)
+    sent.note(path, "requests", 700, at=MOMENT)
     assert sent.read(path) == [
         sent.Sent("2026-01-02T03:04:05+00:00", "package", 1088, 1, "ab" * 32, 1025),
-        sent.Sent("2026-01-02T03:04:05+00:00", "enrolment", 700),
+        sent.Sent("2026-01-02T03:04:05+00:00", "requests", 700),
     ]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_line_that_is_damaged_or_of_a_later_version_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "sent.jsonl"
-    sent.note(path, "enrolment", 700)
+    sent.note(path, "requests", 700)
     with path.open("a") as file:
         file.write('{"at": "2026-01-02", "kind": "smoke", "wire_bytes": 1}\n')
         file.write('{"at": "whenever", "kind": "package", "wire_bytes": 1}\n{"at": "2026-0')
