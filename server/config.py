@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from federation import durable, settings
-from federation.errors import ConfigError
+from federation.errors import ConfigError, UsageError
 from federation.tor.settings import TorSettings
 
 HOME_VARIABLE = "CONSCIENCE_SERVER_HOME"
@@ -225,6 +225,21 @@ def load_config(
         )
     chosen = os.environ if environment is None else environment
     return settings.load(ServerConfig, home.config, environment=chosen, flags=flags)[0]
+
+
+def load_onion_config(home: ServerHome) -> ServerConfig:
+    """`load_config` of a server that has an onion service.
+
+    Raises:
+        UsageError: this one has none.
+        ConfigError: as `load_config`.
+    """
+    config = load_config(home)
+    if not config.onion:
+        raise UsageError(
+            "this server has no onion service", hint='Set "onion" to true in server_config.json.'
+        )
+    return config
 
 
 def new_config(values: Mapping[str, Any]) -> ServerConfig:
