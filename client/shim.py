@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from client.quiet import anonymous, quieten
@@ -43,11 +46,29 @@ _REPLACED = ("install_from_fab", "get_load_client_app_fn", "install_app_dependen
 
 def clientapp() -> None:
     """Run `flwr-clientapp` with the check in place of the installation."""
-    from flwr.supernode.cli import flwr_clientapp
     from flwr.supernode.runtime import run_clientapp
 
     guard(run_clientapp)
-    flwr_clientapp()
+    lone_command("flwr_clientapp").flwr_clientapp()
+
+
+def lone_command(name: str) -> Any:  # noqa: ANN401 - a module of flwr
+    """Import the module of one SuperNode command without the package around it.
+
+    The package imports every command, and with the SuperNode a web server and a database: a third
+    of what a ClientApp process imports, once a message.
+    """
+    package = "flwr.supernode.cli"
+    if package not in sys.modules:
+        spec = importlib.util.find_spec("flwr.supernode")
+        bare = ModuleType(package)
+        bare.__path__ = [str(Path(place) / "cli") for place in _places(spec)]
+        sys.modules[package] = bare
+    return importlib.import_module(f"{package}.{name}")
+
+
+def _places(spec: ModuleSpec | None) -> Sequence[str]:
+    return (spec.submodule_search_locations or ()) if spec else ()
 
 
 def guard(runtime: Any) -> None:  # noqa: ANN401 - flwr's module, or a stand-in in tests

@@ -22,7 +22,8 @@ from federation.adapter.format import AdapterSpec, Arrays, read_adapter_folder
 from federation.ledger.plots import DemoTable
 
 OVERALL = "overall"
-MEMORY_EVERY_S = 3.0  # looking costs: the system adds up every page
+MEMORY_EVERY_S = 1.0
+CHANGED_BYTES = 4 * 2**20  # looking costs, the system adds up every page: only at what changed
 GIB = 1024**3
 
 
@@ -40,8 +41,13 @@ def peak_memory() -> Iterator[Memory]:
 
     def watch() -> None:
         me = psutil.Process(os.getpid())
+        known: dict[int, tuple[int, int]] = {}
         while not done.wait(MEMORY_EVERY_S):
-            total = sum(_memory_of(child) for child in [me, *me.children(recursive=True)])
+            known = {
+                child.pid: _memory_of(child, known.get(child.pid, (0, 0)))
+                for child in [me, *me.children(recursive=True)]
+            }
+            total = sum(share for _resident, share in known.values())
             memory.peak_bytes = max(memory.peak_bytes, total)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -173,14 +179,20 @@ def _alone(home: Path, loaded: Any, spec: AdapterSpec, nights: int) -> Arrays:  
     return arrays
 
 
-def _memory_of(process: psutil.Process) -> int:
-    """Proportional share of memory where the system knows it (Linux), else resident memory."""
+def _memory_of(process: psutil.Process, before: tuple[int, int]) -> tuple[int, int]:
+    """Resident memory, and its proportional share where the system knows it (Linux), else again it.
+
+    The share is `before`'s as long as resident memory has hardly changed since.
+    """
     try:
+        resident = int(process.memory_info().rss)
+        if before[1] and abs(resident - before[0]) < CHANGED_BYTES:
+            return before
         rollup = Path(f"/proc/{process.pid}/smaps_rollup")
         if rollup.exists():
             for line in rollup.read_text(encoding="ascii").splitlines():
                 if line.startswith("Pss:"):
-                    return int(line.split()[1]) * 1024
-        return int(process.memory_info().rss)
+                    return resident, int(line.split()[1]) * 1024
     except (psutil.Error, OSError):
-        return 0
+        return 0, 0
+    return resident, resident

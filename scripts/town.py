@@ -120,9 +120,9 @@ class Town:
         return run(["flower-client", *arguments], self._environment(name), self.wrap)
 
     def volunteers(self, *arguments: str) -> None:
-        """Run a `flower-client` command in every home, as many at a time as there are cores."""
+        """Run a `flower-client` command in every home, all at once: each has one thread."""
         names = [name for name in self.processes if name != "server"]
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max_workers=len(names)) as pool:
             list(pool.map(lambda name: self.volunteer(name, *arguments), names))
 
     def start(self, name: str, command: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ class Timing:
     hello_s: float = 120.0
     collect_s: float = 3600.0
     deploy_s: float = 600.0
-    poll_s: float = 0.5
+    poll_s: float = 1.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 

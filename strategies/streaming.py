@@ -34,7 +34,7 @@ class StreamingGrid:
         self,
         grid: GridLike,
         *,
-        poll_s: float = 0.5,
+        poll_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:

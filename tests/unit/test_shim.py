@@ -38,6 +38,22 @@ def test_flwr_still_has_what_the_shim_replaces() -> None:
         assert callable(getattr(run_clientapp, name))
 
 
+def test_a_client_app_process_starts_without_the_supernodes_database_and_web_server() -> None:
+    code = """
+import sys
+from client.shim import lone_command
+from flwr.supernode.runtime import run_clientapp
+command = lone_command("flwr_clientapp")
+assert command.run_clientapp is run_clientapp.run_clientapp
+assert callable(command.flwr_clientapp)
+print([name for name in ("sqlalchemy", "alembic", "uvicorn") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
 def test_a_flwr_without_those_functions_is_refused() -> None:
     with pytest.raises(BundleError, match="install_from_fab"):
         shim.guard(SimpleNamespace())
