@@ -20,15 +20,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
 from client.quiet import anonymous, quieten
@@ -36,6 +33,7 @@ from client.sent import Meter
 from federation import redaction, task_token
 from federation.bundle import check_fab, rooms_folder
 from federation.errors import BundleError
+from federation.lone import lone_command
 
 CLIENT_APP = "client.client_app"
 FLOWER_NODE = "CONSCIENCE_FLOWER_NODE"
@@ -49,26 +47,7 @@ def clientapp() -> None:
     from flwr.supernode.runtime import run_clientapp
 
     guard(run_clientapp)
-    lone_command("flwr_clientapp").flwr_clientapp()
-
-
-def lone_command(name: str) -> Any:  # noqa: ANN401 - a module of flwr
-    """Import the module of one SuperNode command without the package around it.
-
-    The package imports every command, and with the SuperNode a web server and a database: a third
-    of what a ClientApp process imports, once a message.
-    """
-    package = "flwr.supernode.cli"
-    if package not in sys.modules:
-        spec = importlib.util.find_spec("flwr.supernode")
-        bare = ModuleType(package)
-        bare.__path__ = [str(Path(place) / "cli") for place in _places(spec)]
-        sys.modules[package] = bare
-    return importlib.import_module(f"{package}.{name}")
-
-
-def _places(spec: ModuleSpec | None) -> Sequence[str]:
-    return (spec.submodule_search_locations or ()) if spec else ()
+    lone_command("flwr.supernode.cli", "flwr_clientapp").flwr_clientapp()
 
 
 def guard(runtime: Any) -> None:  # noqa: ANN401 - flwr's module, or a stand-in in tests
@@ -168,11 +147,10 @@ def leave_old_place(arguments: Sequence[str]) -> bool:
 
 def superexec() -> None:
     """Run `flower-superexec`."""
-    from flwr.supercore.cli.flower_superexec import flower_superexec
     from flwr.supercore.superexec.executor import subprocess_executor
 
     task_token.hide(subprocess_executor)
-    flower_superexec()
+    lone_command("flwr.supercore.cli", "flower_superexec").flower_superexec()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

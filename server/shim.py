@@ -16,6 +16,7 @@ import sys
 
 from federation import redaction, task_token
 from federation.bundle import ROOMS
+from federation.lone import lone_command
 
 
 def serverapp() -> None:
@@ -29,11 +30,10 @@ def serverapp() -> None:
 
 def superexec() -> None:
     """Run `flower-superexec`."""
-    from flwr.supercore.cli.flower_superexec import flower_superexec
     from flwr.supercore.superexec.executor import subprocess_executor
 
     task_token.hide(subprocess_executor)
-    flower_superexec()
+    lone_command("flwr.supercore.cli", "flower_superexec").flower_superexec()
 
 
 def main() -> None:
