@@ -108,7 +108,7 @@ class Forwarder:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())  # at its end every open connection is cancelled
+            asyncio.run(self._serve())
         except OSError as err:
             self._ready.set_exception(err)
 
@@ -117,23 +117,31 @@ class Forwarder:
         tasks: set[asyncio.Task[None]] = set()
 
         def connected(reader: StreamReader, writer: StreamWriter) -> None:
-            tasks.add(task := loop.create_task(self._carry((reader, writer))))
+            if stop.is_set():
+                reset(writer)
+                return
+            task = loop.create_task(self._carry((reader, writer)))
+            tasks.add(task)
             task.add_done_callback(tasks.discard)
+            task.add_done_callback(lambda _task: reset(writer))  # also if it never began
 
         server = await asyncio.start_server(connected, HOST, 0, limit=CHUNK_BYTES, backlog=BACKLOG)
         port = int(server.sockets[0].getsockname()[1])
         self._ready.set_result((port, lambda: loop.call_soon_threadsafe(stop.set)))
         await stop.wait()
+        # Not only ours: a connection just accepted is lost, and open, unless it gets to `connected`
+        # while the server stands.
+        while running := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(running)
         server.close()
 
     async def _carry(self, near: Stream) -> None:
         deadline = asyncio.get_running_loop().time() + self._patience.dial_s
-        try:
-            far = await self._dial(deadline)
-            if far and await relay(near, far, deadline + self._patience.answer_s):
-                await finish(near)
-        finally:
-            await reset(near[1])
+        far = await self._dial(deadline)
+        if far and await relay(near, far, deadline + self._patience.answer_s):
+            await finish(near)
 
     async def _dial(self, deadline: float) -> Stream | None:
         loop = asyncio.get_running_loop()

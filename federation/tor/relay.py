@@ -34,14 +34,14 @@ async def relay(near: Stream, far: Stream, answer_by: float) -> bool:
         await asyncio.wait({down}, timeout=LINGER_S)
         return down.done() and down.result()
     finally:
+        far[1].transport.abort()  # before anything that may be cancelled
         for task in (up, down):
             task.cancel()
         await asyncio.gather(up, down, return_exceptions=True)
-        await end(far[1])
 
 
 async def finish(near: Stream) -> None:
-    """Let the near side read all that was sent to it, then end it.
+    """Let the near side read all that was sent to it, and wait until it leaves.
 
     What it still sends is thrown away: unread, it would turn the end into a reset.
     """
@@ -50,22 +50,14 @@ async def finish(near: Stream) -> None:
         async with asyncio.timeout(LINGER_S):
             while await near[0].read(CHUNK_BYTES):
                 pass
-    await end(near[1])
 
 
-async def reset(writer: StreamWriter) -> None:
-    """End a connection in the way of one that broke."""
+def reset(writer: StreamWriter) -> None:
+    """End a connection at once, in the way of one that broke."""
     with suppress(OSError):
         no_time = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
-    await end(writer)
-
-
-async def end(writer: StreamWriter) -> None:
-    """Close at once and wait until it is closed."""
     writer.transport.abort()
-    with suppress(OSError):
-        await writer.wait_closed()
 
 
 async def _pump(source: StreamReader, sink: StreamWriter, first_by: float | None = None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -101,8 +100,6 @@ async def dial(
         await _ask(reader, writer, (host, port), timeout_s, socks)
     except BaseException:
         writer.transport.abort()
-        with suppress(OSError):
-            await writer.wait_closed()
         raise
     return reader, writer
 

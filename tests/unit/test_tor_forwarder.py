@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from federation.errors import TorError
-from federation.tor.forwarder import Attempt, Forwarder, Patience
+from federation.tor.forwarder import PATIENCE, Attempt, Forwarder, Patience
 from federation.tor.socks import SocksAddress
 from tests.fake_socks import GRANTED, HOST, FakeSocks, refused
 
@@ -208,7 +208,11 @@ def test_a_long_outage_ends_without_any_restart() -> None:
 
 
 def test_hundreds_of_connections_at_once_are_all_served() -> None:
-    with serving(echo) as port, FakeSocks(target=port) as socks, forwarding(socks) as forwarder:
+    with (
+        serving(echo) as port,
+        FakeSocks(target=port) as socks,
+        forwarding(socks, PATIENCE) as forwarder,
+    ):
         clients = [connect(forwarder) for _ in range(300)]
         for number, client in enumerate(clients):
             client.sendall(b"%04d" % number)
@@ -282,6 +286,14 @@ def test_open_connections_end_with_the_forwarder() -> None:
             client = connect(forwarder)
             client.sendall(b"x")
             client.recv(1)
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_connections_that_wait_for_the_server_end_with_the_forwarder() -> None:
+    with FakeSocks(None) as socks, forwarding(socks, PATIENCE) as forwarder:
+        clients = [connect(forwarder) for _ in range(100)]
+    for client in clients:
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
 
