@@ -90,10 +90,14 @@ class PrivateTor:
         return path
 
     def torrc_lines(self) -> str:
-        """What makes any tor a part of this network; nothing of ports or folders."""
+        """What makes any tor a part of this network; nothing of ports or folders.
+
+        Without VanguardsLite, which takes second hops from stable and fast nodes alone: later votes
+        find some of so few nodes slower or younger than the rest, and then no circuit is built.
+        """
         return (
             f"TestingTorNetwork 1\n{self._directory}PathsNeededToBuildCircuits 0.95\n"
-            f"AvoidDiskWrites 1\nShutdownWaitLength 0\n{self._extra}"
+            f"VanguardsLiteEnabled 0\nAvoidDiskWrites 1\nShutdownWaitLength 0\n{self._extra}"
         )
 
     def authority(self, index: int) -> TorProcess:
@@ -170,7 +174,7 @@ class PrivateTor:
             f"V3AuthNIntervalsValid 20\nTestingV3AuthVotingStartOffset {late}\n"
             "TestingDirAuthVoteExit *\nTestingDirAuthVoteGuard *\nTestingDirAuthVoteHSDir *\n"
             "TestingMinExitFlagThreshold 0\nTestingAuthDirTimeToLearnReachability 0\n"
-            "MinUptimeHidServDirectoryV2 0\n"
+            "AuthDirFastGuarantee 1\nMinUptimeHidServDirectoryV2 0\n"
         )
 
     def _vote_soon(self) -> None:

@@ -37,8 +37,10 @@ class ControlPort:
     """An authenticated control connection to the tor whose data are in `folder`."""
 
     def __init__(self, folder: Path, *, timeout_s: float = 10.0) -> None:
-        written = (folder / "control_port").read_text(encoding="ascii")  # PORT=127.0.0.1:12345
-        address = (HOST, int(written.rsplit(":", 1)[1]))
+        # PORT=127.0.0.1:12345, and a line UNIX_PORT=… for each socket
+        written = (folder / "control_port").read_text(encoding="ascii").splitlines()
+        (port,) = (line.rsplit(":", 1)[1] for line in written if line.startswith("PORT="))
+        address = (HOST, int(port))
         cookie = (folder / "control_auth_cookie").read_bytes()
         self._socket = socket.create_connection(address, timeout=timeout_s)
         self._buffer = b""
