@@ -145,7 +145,8 @@ class TorProcess:
         """Start tor, or start it again on the data it has."""
         torrc = self.folder / "torrc"
         torrc.write_text(self._torrc, encoding="utf-8")
-        (self.folder / "control_port").unlink(missing_ok=True)  # that of the run before
+        for name in ("control_port", "control_auth_cookie"):  # those of the run before
+            (self.folder / name).unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [*tor_command(), "-f", str(torrc), "--quiet"],
             stdin=subprocess.DEVNULL,
