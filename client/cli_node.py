@@ -160,8 +160,8 @@ def _store(cli: Cli) -> AdapterStore:
 
 
 def _status(cli: Cli) -> dict[str, Any]:
-    from client.config import load_federation, server_address, shown_address
     from client.board import running_state
+    from client.config import load_federation, server_address, shown_address
     from client.outbox import open_outbox
 
     config = cli.config()

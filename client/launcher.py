@@ -86,7 +86,6 @@ def run(home: NodeHome, config: NodeConfig, say: Callable[[str], None]) -> None:
     busy = _("This node is already running{pid}.").format(pid=_pid_note(home))
     with durable.locked(home.run_lock, timeout_s=1.0, busy=busy):
         jitter.wait(config.start_jitter_s, say)
-        jitter.wait(config.start_jitter_s, say)
         try:
             while _run_until_moved(home, config, say):
                 say(_("The server has a new address; connecting to it."))
