@@ -201,13 +201,18 @@ def _run_until_moved(home: NodeHome, config: NodeConfig, say: Callable[[str], No
         all_children = [*tors, *children(node, os.environ)]
         supervisor = Supervisor(all_children)
         names = [child.name for child in all_children]
-        watcher = _Watcher(node, config, supervisor, names, board)
+        watcher = Watcher(node, config, supervisor, names, board)
         supervisor.run(each=watcher.look)
         return watcher.has_moved
 
 
-class _Watcher:
-    """Looks at SuperNode and way a few times a second; shows, and ends what is beyond waiting."""
+class Watcher:
+    """Looks at SuperNode and way a few times a second; shows, and ends what is beyond waiting.
+
+    Attributes:
+        has_moved: the server does not answer any more, and another address of it is known: it was
+            asked to stop, so that the node may start anew.
+    """
 
     def __init__(
         self,
@@ -223,6 +228,11 @@ class _Watcher:
         self.has_moved = False
 
     def look(self) -> None:
+        """Look once.
+
+        Raises:
+            TorError: the onion service will never let this node in.
+        """
         problem = link.problem_of(self._node.way)
         self._require_hope(problem)
         seen = Seen(
