@@ -39,7 +39,7 @@ from federation.errors import (
 from federation.invitation import EnrolRefusal, EnrolReply, EnrolRequest, Invitation
 from federation.language import _
 from federation.model.choose import BaseChoice
-from federation.tor.keys import check_onion, is_onion, key_of
+from federation.tor.keys import is_onion
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,13 @@ def _base(
 
 def _keep_onion_key(home: NodeHome, invited: Invitation, host: str) -> None:
     """Keep the key to the server's onion service: the first contact needs it already."""
-    if not is_onion(host):
+    if not (is_onion(host) and invited.onion_key):
         return
     try:
-        host = check_onion(host)
-        if invited.onion_key:
-            keys.keep_onion_key(home.onion_key, host, key_of(invited.onion_key).private)
+        keys.keep_onion_key(home.onion_key, host, invited.onion_key)
     except ValueError as err:
         raise InvitationError(
-            _("The onion address or its key in the invitation cannot be right."),
+            _("The key to the server's onion service in this invitation cannot be right."),
             hint=_("Ask the operator for a new invitation."),
         ) from err
 

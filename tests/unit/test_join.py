@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import stat
@@ -18,9 +17,9 @@ from client.adapters import AdapterStore
 from client.cli import run
 from client.config import NodeConfig, NodeHome, load_federation
 from client.join import join
-from federation import bundle, invitation
+from federation import invitation
 from federation.adapter.format import AdapterSpec
-from federation.adapter.signing import SigningKey, pseudonym
+from federation.adapter.signing import SigningKey
 from federation.errors import (
     BaseMismatchError,
     ClockError,
@@ -31,14 +30,12 @@ from federation.errors import (
     SignatureError,
     UsageError,
 )
-from federation.invitation import EnrolReply, EnrolRequest, Invitation
 from federation.model.choose import SEMILLA, identity
 from federation.tor.way import Way
 from tests.adapter_samples import make_spec
 from tests.fake_gateway import Answer, FakeGateway, serve_gateway
 from tests.global_samples import Chain, joined_home
-
-TOKEN = "5e" * 32
+from tests.invited import TOKEN, accept, invite
 
 
 @pytest.fixture(scope="module")
@@ -65,45 +62,6 @@ def chain() -> Chain:
 @pytest.fixture
 def home(tmp_path: Path) -> NodeHome:
     return NodeHome(tmp_path / "node")
-
-
-def invite(gateway: FakeGateway, chain: Chain, **other: object) -> Invitation:
-    """A signed invitation, good for a week."""
-    values = {
-        "label": "alba",
-        "address": gateway.address,
-        "ca_certificate": gateway.ca_certificate,
-        "base_ref": "semilla",
-        "base_hash": chain.spec.base_hash,
-        "spec_hash": chain.spec.spec_hash,
-        "bundle_hash": bundle.bundle_hash(),
-        "token": TOKEN,
-        "operator_key": chain.key.public_hex,
-        "expires_at": (datetime.now(UTC) + timedelta(days=7)).isoformat(timespec="seconds"),
-    }
-    return invitation.seal(Invitation.model_validate(values | other), chain.key)
-
-
-def accept(
-    spec: AdapterSpec | None = None, *, package: bytes = b"", pseudonym_of: str | None = None
-) -> Callable[[bytes], Answer]:
-    """Answer an enrolment as the real gateway does."""
-
-    def enrol(body: bytes) -> Answer:
-        request = EnrolRequest.model_validate_json(body)
-        assert request.token == TOKEN
-        assert invitation.proof_holds(request)
-        reply = EnrolReply(
-            name="alba",
-            pseudonym=pseudonym(pseudonym_of or request.signing_key),
-            flower_node_id="123",
-            spec=(spec or make_spec(base_hash=identity(SEMILLA))).to_json(),
-            current_version=1,
-            package=base64.b64encode(package).decode(),
-        )
-        return 200, reply.model_dump_json().encode()
-
-    return enrol
 
 
 def refuse(code: str, status: int = 403) -> Callable[[bytes], Answer]:
