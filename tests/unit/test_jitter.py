@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
-from client import jitter
+from client import jitter, launcher
+from client.config import NodeConfig, find_home
+from tests.adapter_samples import make_spec
+from tests.fake_gateway import serve_gateway
+from tests.global_samples import Chain, joined_home
 
 
 def waits(longest_s: float, seed: int | None = None) -> tuple[float, list[str], list[float]]:
@@ -41,3 +46,20 @@ def test_the_owner_is_told_and_the_wait_is_as_long_as_said() -> None:
 
 def test_with_zero_there_is_no_wait_and_no_word() -> None:
     assert waits(0.0) == (0.0, [], [])
+
+
+class EnoughError(Exception):
+    """What a node said first."""
+
+
+@pytest.mark.privacy
+def test_a_run_waits_before_anything_is_dialled(tmp_path: Path) -> None:
+    def say(line: str) -> None:
+        raise EnoughError(line)
+
+    home = joined_home(find_home().root, Chain(make_spec(layers=1)))
+    with serve_gateway(tmp_path / "tls") as gateway:
+        config = NodeConfig(start_jitter_s=7200, server_url=f"https://{gateway.address}")
+        with pytest.raises(EnoughError, match="Starting in"):
+            launcher.run(home, config, say)
+        assert gateway.asked == []
