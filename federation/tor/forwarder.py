@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from federation import redaction
 from federation.errors import TorError
 from federation.tor.relay import CHUNK_BYTES, Stream, finish, relay, reset
 from federation.tor.socks import SocksAddress, SocksError, dial
@@ -180,6 +181,7 @@ class Forwarder:
 
 def main() -> None:
     """Forward until the standard input ends; its first line names the server (not in `ps`)."""
+    redaction.install()
     socks = SocksAddress.parse(sys.argv[1])
     host, _colon, port = sys.stdin.readline().strip().rpartition(":")
     with Forwarder(socks, host, int(port), purpose="forwarder") as forwarder:
