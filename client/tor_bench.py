@@ -24,7 +24,7 @@ import httpx
 from client import clock, keys, link
 from client.config import Federation, NodeConfig, NodeHome, load_federation, server_address
 from client.outbox import open_outbox
-from client.tor_check import refusal_of
+from client.tor_check import refusal, refusal_of
 from federation import durable, probe
 from federation.adapter.format import AdapterSpec
 from federation.adapter.signing import SigningKey
@@ -102,6 +102,9 @@ def measure(
     certificate = home.ca.read_text(encoding="utf-8")
     address = server_address(config, federation.address)
     with link.open_way(home, config, address, purpose="bench", say=say) as way:
+        with link.connect(way, certificate) as client:
+            if (problem := refusal(client, key, now())) is not None:
+                raise problem
         say(_("Measuring connections …"))
         connect_s = tuple(_connect_s(way, certificate) for _each in range(CONNECTIONS))
         with link.connect(way, certificate, ledger=home.sent) as client:

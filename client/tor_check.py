@@ -82,6 +82,20 @@ def check(
     return findings
 
 
+def refusal(client: httpx.Client, key: SigningKey, moment: float) -> NetworkError | None:
+    """Why the server would measure nothing with this node; None if it would.
+
+    Args:
+        client: of the gateway.
+        key: the node's signing key.
+        moment: Unix time by the server's clock.
+    """
+    size = probe.SIZES[0]
+    headers = probe.headers(key, "GET", size, now=moment)
+    with client.stream("GET", probe.path_of(size), headers=headers) as response:
+        return refusal_of(response)  # the bytes themselves are not waited for
+
+
 def refusal_of(response: httpx.Response) -> NetworkError | None:
     """What the gateway's answer to a probe means; None if it is one to an admitted node."""
     if response.status_code == httpx.codes.UNAUTHORIZED:
@@ -150,15 +164,10 @@ class _Asker:
     def _node(self, way: Way) -> str:
         # By the server's clock: whether ours is wrong is the next question.
         moment = self._now().timestamp() - (self._ahead_s or 0.0)
-        size = probe.SIZES[0]
-        headers = probe.headers(self._key, "GET", size, now=moment)
-        with (
-            link.connect(way, self._certificate) as client,
-            client.stream("GET", probe.path_of(size), headers=headers) as response,
-        ):
-            refusal = refusal_of(response)  # the bytes themselves are not waited for
-        if isinstance(refusal, RevokedError):
-            raise refusal
+        with link.connect(way, self._certificate) as client:
+            problem = refusal(client, self._key, moment)
+        if isinstance(problem, RevokedError):
+            raise problem
         return ""
 
     def _clock(self, _way: Way) -> str:
