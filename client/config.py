@@ -254,7 +254,7 @@ def load_federation(home: NodeHome) -> Federation:
     if not home.federation.exists():
         raise ConfigError(
             _("This node has not joined a federation yet."),
-            hint=_("Ask an operator for an invitation, then run: flower-client join INVITATION"),
+            hint=_("Ask an operator for an invitation, then run: flower-client join"),
         )
     federation, _sources = settings.load(Federation, home.federation)
     if federation.format > 1:
