@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 
 from federation import redaction
 from federation.errors import TorError
-from federation.tor.relay import CHUNK_BYTES, Stream, finish, relay, reset
+from federation.tor.relay import CHUNK_BYTES, StalledError, Stream, finish, relay, reset
 from federation.tor.socks import SocksAddress, SocksError, dial
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class Patience(NamedTuple):
 
     dial_s: float = 25.0
     answer_s: float = 3.0  # from then until the server's first bytes
+    silence_s: float = 10.0  # of one dial: longer, and its circuit is taken for dead
+    stall_s: float = 15.0  # of a connection that has waited for an answer
     first_pause_s: float = 0.5
     longest_pause_s: float = 8.0
 
@@ -90,6 +92,7 @@ class Forwarder:
         self.last: Attempt | None = None
         self._socks, self._host, self._port, self._purpose = socks, host, port, purpose
         self._patience, self._on_attempt, self._failures = patience, on_attempt, 0
+        self._circuit, self._is_new = 1, False
         self._ready: Future[tuple[int, Callable[[], object]]] = Future()
         self._thread = threading.Thread(target=self._run, name=f"forwarder {purpose}", daemon=True)
 
@@ -141,27 +144,49 @@ class Forwarder:
     async def _carry(self, near: Stream) -> None:
         deadline = asyncio.get_running_loop().time() + self._patience.dial_s
         far = await self._dial(deadline)
-        if far and await relay(near, far, deadline + self._patience.answer_s):
-            await finish(near)
+        circuit = self._circuit
+        if far is None:
+            return
+        try:
+            answer_by = deadline + self._patience.answer_s
+            if await relay(near, far, answer_by, self._patience.stall_s):
+                await finish(near)
+        except StalledError:
+            logger.info("%s: no answer to what was sent", self._purpose)
+            self._give_up(circuit)
 
     async def _dial(self, deadline: float) -> Stream | None:
         loop = asyncio.get_running_loop()
         server = (self._host, self._port)
         while True:
-            left_s = deadline - loop.time()
+            left_s, circuit = deadline - loop.time(), self._circuit
+            wait_s = left_s if self._is_new else min(left_s, self._patience.silence_s)
+            purpose = f"{self._purpose} {circuit}" if circuit > 1 else self._purpose
             try:
                 socks = self._socks() if callable(self._socks) else self._socks
-                far = await dial(socks, *server, purpose=self._purpose, timeout_s=left_s)
+                far = await dial(socks, *server, purpose=purpose, timeout_s=wait_s)
             except TorError as err:
                 attempt = self._note(err)
+                if isinstance(err.__cause__, TimeoutError):
+                    self._give_up(circuit)
             else:
                 self._note(None)
+                self._is_new = False
                 return far
             pause_s = self._patience.pause_s(attempt.failures)
             enough_s = self._patience.dial_s / 8  # less is not worth a dial
             if attempt.is_final or deadline - loop.time() - pause_s < enough_s:
                 return None
             await asyncio.sleep(pause_s)
+
+    def _give_up(self, circuit: int) -> None:
+        """Dial over other circuits from now on.
+
+        A service whose tor was killed can leave one behind that leads nowhere and that tor uses
+        on, for minutes.
+        """
+        if circuit == self._circuit:
+            self._circuit, self._is_new = circuit + 1, True
 
     def _note(self, err: TorError | None) -> Attempt:
         self._failures = 0 if err is None else self._failures + 1

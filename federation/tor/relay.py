@@ -6,14 +6,20 @@ import asyncio
 import socket
 import struct
 from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable
 from contextlib import suppress
 
 CHUNK_BYTES = 32 * 1024
 LINGER_S = 20.0
+SLOWEST_BYTES_PER_S = 25 * 1024
 Stream = tuple[StreamReader, StreamWriter]
 
 
-async def relay(near: Stream, far: Stream, answer_by: float) -> bool:
+class StalledError(Exception):
+    """What was sent found no answer: the way is dead, though nothing said so."""
+
+
+async def relay(near: Stream, far: Stream, answer_by: float, stall_s: float) -> bool:
     """Carry both ways; `far` is ended here, `near` is left to the caller.
 
     Tor knows no half-open streams: an end of sending would end the answer too. So the near side's
@@ -23,21 +29,30 @@ async def relay(near: Stream, far: Stream, answer_by: float) -> bool:
         near: who connected to this machine.
         far: the server's end.
         answer_by: time of the loop by which `far` must have sent something.
+        stall_s: how long what was sent may stay without an answer, beside the time it travels.
 
     Returns:
         Whether it did.
+
+    Raises:
+        StalledError: it did once, and then left something without an answer.
     """
-    up = asyncio.create_task(_pump(near[0], far[1]))
-    down = asyncio.create_task(_pump(far[0], near[1], answer_by))
+    silence = _Silence(stall_s)
+    up = asyncio.create_task(_pump(near[0], far[1], silence.sent))
+    down = asyncio.create_task(_pump(far[0], near[1], silence.heard, answer_by))
+    stalled = asyncio.create_task(silence.reached.wait())
     try:
-        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({up, down, stalled}, return_when=asyncio.FIRST_COMPLETED)
+        if stalled.done() and not up.done():
+            raise StalledError
         await asyncio.wait({down}, timeout=LINGER_S)
         return down.done() and down.result()
     finally:
         far[1].transport.abort()  # before anything that may be cancelled
-        for task in (up, down):
+        silence.heard(0)
+        for task in (up, down, stalled):
             task.cancel()
-        await asyncio.gather(up, down, return_exceptions=True)
+        await asyncio.gather(up, down, stalled, return_exceptions=True)
 
 
 async def finish(near: Stream) -> None:
@@ -60,7 +75,36 @@ def reset(writer: StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def _pump(source: StreamReader, sink: StreamWriter, first_by: float | None = None) -> bool:
+class _Silence:
+    """Notices that what was sent stays without an answer."""
+
+    def __init__(self, stall_s: float) -> None:
+        self.reached = asyncio.Event()
+        self._stall_s = stall_s
+        self._waiting_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def sent(self, count: int) -> None:
+        """So many bytes left; tor may hold them back for as long as they take to travel."""
+        waiting = self._waiting_bytes + count
+        self.heard(0)
+        self._waiting_bytes = waiting
+        after_s = self._stall_s + waiting / SLOWEST_BYTES_PER_S
+        self._timer = asyncio.get_running_loop().call_later(after_s, self.reached.set)
+
+    def heard(self, _count: int) -> None:
+        """Something came back."""
+        self._waiting_bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+async def _pump(
+    source: StreamReader,
+    sink: StreamWriter,
+    note: Callable[[int], None],
+    first_by: float | None = None,
+) -> bool:
     """Carry until either end fails; returns whether there was anything to carry."""
     sink.transport.set_write_buffer_limits(high=0)  # nothing is read that was not yet sent on
     some = False
@@ -71,6 +115,7 @@ async def _pump(source: StreamReader, sink: StreamWriter, first_by: float | None
             if not data:
                 break
             some = True
+            note(len(data))
             sink.write(data)
             await sink.drain()
     return some
