@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from socket import socket
@@ -30,7 +30,8 @@ STARTS = 2  # a port may be taken between choosing it and using it
 CONSENSUS_S = 90.0
 INTERVAL_S = 20  # between two votes
 DELAY_S = 2  # of the votes, and again of their exchange
-USABLE = {"Running", "Valid", "Guard", "HSDir"}
+LASTING = 4  # the first nodes: directories of onions' descriptors, and where clients enter
+USABLE = {"Running", "Valid", "Guard"}
 SCHEDULERS = {"vanilla": "Schedulers Vanilla\n", "kist": ""}  # fast; tor's own, 1 MB/s
 
 
@@ -39,7 +40,7 @@ class PrivateTor:
 
     Args:
         root: folder of all its tors.
-        authorities: 4 are the fewest that work; with 8 it survives the loss of one.
+        authorities: 4 are the fewest that work; 8 survive the loss of an `expendable` one.
         scheduler: a key of `SCHEDULERS`; "kist" is nearer to the rates of the real network.
         interval_s: between two votes; a time period of the onions is 24 of them.
     """
@@ -56,7 +57,7 @@ class PrivateTor:
         self._count = authorities
         self._extra = SCHEDULERS[scheduler]
         self._interval_s = interval_s
-        self._directory = ""
+        self._directory = self._entries = ""
         self._authorities: list[TorProcess] = []
         self._others: list[TorProcess] = []
 
@@ -90,15 +91,18 @@ class PrivateTor:
         return path
 
     def torrc_lines(self) -> str:
-        """What makes any tor a part of this network; nothing of ports or folders.
+        """What makes any tor a part of this network; nothing of ports or folders."""
+        return self._network_lines() + self._entries
 
-        Without VanguardsLite, which takes second hops from stable and fast nodes alone: later votes
-        find some of so few nodes slower or younger than the rest, and then no circuit is built.
+    @property
+    def expendable(self) -> list[int]:
+        """Which nodes may be killed, one at a time.
+
+        A dead node stays in the consensus. Were it a directory of descriptors, clients would ask it
+        again and again; were it a service's entry, all its introduction points would be lost at
+        once, and new ones are rationed.
         """
-        return (
-            f"TestingTorNetwork 1\n{self._directory}PathsNeededToBuildCircuits 0.95\n"
-            f"VanguardsLiteEnabled 0\nAvoidDiskWrites 1\nShutdownWaitLength 0\n{self._extra}"
-        )
+        return list(range(LASTING, self._count))
 
     def authority(self, index: int) -> TorProcess:
         """One of the network's nodes, to be killed and started again."""
@@ -116,7 +120,7 @@ class PrivateTor:
         """
         folder = self.root / name
         socks = f"SocksPort {HOST}:auto {socks_flags}\nClientOnly 1\n"
-        tor = TorProcess(folder, self._common(folder) + socks + extra)
+        tor = TorProcess(folder, self._common(folder) + self._entries + socks + extra)
         self._others.append(tor)
         return tor.start().wait_bootstrapped()
 
@@ -139,42 +143,61 @@ class PrivateTor:
             _directory_line(name, pair, identity)
             for name, pair, identity in zip(names, pairs, identities, strict=True)
         )
+        if self.expendable:
+            lasting = ",".join(f"${identity.relay}" for identity in identities[:LASTING])
+            self._entries = f"EntryNodes {lasting}\n"
+        rates = folder / "rates"
+        durable.write_text(rates, _rates(identities))
         for name, pair in zip(names, pairs, strict=True):
-            torrc = self._common(folder / name) + self._authority_lines(pair)
+            lines = f"{self._authority_lines(name, pair)}V3BandwidthsFile {rates}\n"
+            torrc = self._common(folder / name) + lines
             self._authorities.append(TorProcess(folder / name, torrc).start())
         self._await("every descriptor", self._has_descriptors, 30.0)
         self._vote_soon()
         self._await("a consensus", self._has_consensus, CONSENSUS_S)
         self._await("a directory on every node", self._has_directories, CONSENSUS_S)
 
+    def _network_lines(self) -> str:
+        # Without VanguardsLite, which takes second hops from stable and fast nodes alone: later
+        # votes find some of so few nodes slower or younger than the rest, and then no circuit is
+        # built. A circuit that hangs, on a busy machine, is given up after 10 s instead of 60.
+        return (
+            f"TestingTorNetwork 1\n{self._directory}PathsNeededToBuildCircuits 0.95\n"
+            "VanguardsLiteEnabled 0\nLearnCircuitBuildTimeout 0\nCircuitBuildTimeout 10\n"
+            f"AvoidDiskWrites 1\nShutdownWaitLength 0\n{self._extra}"
+        )
+
     def _common(self, folder: Path) -> str:
         return (
-            f"{self.torrc_lines()}DataDirectory {folder}\nNickname {folder.name}\n"
+            f"{self._network_lines()}DataDirectory {folder}\n"
             f"Log notice file {folder}/notice.log\nSafeLogging 0\nRunAsDaemon 0\n"
             f"__OwningControllerProcess {os.getpid()}\nControlPort {HOST}:auto\n"
             f"ControlPortWriteToFile {folder}/control_port\nCookieAuthentication 1\n"
         )
 
-    def _authority_lines(self, ports: tuple[int, int]) -> str:
+    def _authority_lines(self, name: str, ports: tuple[int, int]) -> str:
         # The first interval is as long as the later ones: a change would move the onions' time
         # period. The first vote is as late as can be; `_vote_soon` brings it forward.
         votes = "".join(
-            f"{name}VotingInterval {self._interval_s}\n{name}VoteDelay {DELAY_S}\n"
-            f"{name}DistDelay {DELAY_S}\n"
-            for name in ("TestingV3AuthInitial", "V3Auth")
+            f"{each}VotingInterval {self._interval_s}\n{each}VoteDelay {DELAY_S}\n"
+            f"{each}DistDelay {DELAY_S}\n"
+            for each in ("TestingV3AuthInitial", "V3Auth")
         )
         late = int(time.time()) % self._interval_s
+        directories = ",".join(f"authority{index}" for index in range(LASTING))
         return (
-            f"Address {HOST}\nORPort {HOST}:{ports[0]} IPv4Only\n"
+            f"Nickname {name}\nAddress {HOST}\nORPort {HOST}:{ports[0]} IPv4Only\n"
             f"DirPort {HOST}:{ports[1]} IPv4Only\nAddressDisableIPv6 1\nAssumeReachable 1\n"
             "ExitRelay 0\nExitPolicy reject *:*\nSocksPort 0\nNumCPUs 1\n"
             "ServerDNSDetectHijacking 0\nServerDNSAllowBrokenConfig 1\n"
             f"ServerDNSResolvConfFile {os.devnull}\nContactInfo nobody@test.invalid\n"
             f"AuthoritativeDirectory 1\nV3AuthoritativeDirectory 1\n{votes}"
             f"V3AuthNIntervalsValid 20\nTestingV3AuthVotingStartOffset {late}\n"
-            "TestingDirAuthVoteExit *\nTestingDirAuthVoteGuard *\nTestingDirAuthVoteHSDir *\n"
+            "TestingDirAuthVoteExit *\nTestingDirAuthVoteGuard *\n"
+            f"TestingDirAuthVoteHSDir {directories}\nTestingDirAuthVoteHSDirIsStrict 1\n"
             "TestingMinExitFlagThreshold 0\nTestingAuthDirTimeToLearnReachability 0\n"
-            "AuthDirFastGuarantee 1\nMinUptimeHidServDirectoryV2 0\n"
+            "AuthDirFastGuarantee 1\nAuthDirVoteStableGuaranteeMinUptime 0\n"
+            "MinUptimeHidServDirectoryV2 0\n"
         )
 
     def _vote_soon(self) -> None:
@@ -189,8 +212,9 @@ class PrivateTor:
 
     def _has_consensus(self, tor: TorProcess) -> bool:
         lines = tor.control.info("ns/all").splitlines()
-        usable = [line for line in lines if line.startswith("s ") and set(line.split()) >= USABLE]
-        return len(usable) >= self._count
+        flags = [set(line.split()) for line in lines if line.startswith("s ")]
+        directories = sum("HSDir" in each for each in flags)
+        return sum(each >= USABLE for each in flags) == self._count and directories == LASTING
 
     def _has_directories(self, tor: TorProcess) -> bool:
         return tor.control.info("status/enough-dir-info") == "1"
@@ -218,6 +242,16 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind((HOST, 0))
         return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _rates(identities: Sequence[Identity]) -> str:
+    """The file of a bandwidth authority, which makes all nodes count alike.
+
+    Without one a node counts by what it has carried so far, which is nothing for most of them: then
+    every circuit ends at the same node, and if that is a client's guard too, none is ever built.
+    """
+    lines = [f"node_id=${identity.relay} bw=1000" for identity in identities]
+    return "\n".join([str(int(time.time())), *lines]) + "\n"
 
 
 def _directory_line(name: str, ports: tuple[int, int], identity: Identity) -> str:
