@@ -21,7 +21,8 @@ STAMP = "published"
 UPLOAD_S = 30.0
 APART_S = 1.1
 VISIT_S = 20.0
-PAUSE_S = 1.0
+PAUSE_S = 0.5
+ANSWER_S = 1.0
 NO_KEY = 0xF4
 UNSURE = (None, 0x06, 0xF0, 0xF1)  # tor never came to read the descriptor
 
@@ -29,7 +30,7 @@ UNSURE = (None, 0x06, 0xF0, 0xF1)  # tor never came to read the descriptor
 def is_answering(folder: Path) -> bool:
     """Whether the tor of the onion folder answers at once."""
     try:
-        with open_control(folder, answer_s=PAUSE_S):
+        with open_control(folder, answer_s=ANSWER_S):
             return True
     except TorError:
         return False

@@ -31,6 +31,7 @@ from federation.tor.uploads import Uploads
 
 ANSWER_S = 10.0
 FETCH_S = 20.0
+BEGIN_S = 1.0
 PAUSE_S = 0.05
 PORT_FILE, COOKIE_FILE = "control_port", "control_auth_cookie"
 
@@ -174,7 +175,8 @@ class Control:
             Whether one came. It does not if the directory asked has none, or if every one of them
             was asked in the last minutes, which NEWNYM forgets.
         """
-        deadline = time.monotonic() + timeout_s
+        begun = time.monotonic()
+        deadline = begun + min(timeout_s, BEGIN_S)  # tor says at once whom it asks, if anybody
         with self._listening() as events:
             self.ask(f"HSFETCH {_service(host)}")
             while True:
@@ -183,8 +185,10 @@ class Control:
                 except Empty:
                     return False
                 action, service = event.split()[1:3]
-                if service == _service(host) and action in ("RECEIVED", "FAILED"):
-                    return action == "RECEIVED"
+                if service == _service(host):
+                    if action in ("RECEIVED", "FAILED"):
+                        return action == "RECEIVED"
+                    deadline = begun + timeout_s
 
     @contextmanager
     def _listening(self) -> Iterator[SimpleQueue[str]]:
