@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli_output import AsJson, Home, day, emit, say, table
+from server.cli_output import AsJson, Home, day, emit, say
 
 onion = typer.Typer(help="The Tor onion service that nodes reach.", no_args_is_help=True)
 
@@ -32,16 +32,12 @@ def status(
     from server.overview import onion_overview
 
     found = onion_overview(find_home(home), show_address=show_address)
-    if as_json:
-        emit(found, as_json=True, text="")
-        return
-    print(found["text"])
-    columns = ["address", "volunteers", "until", *(["onion"] if show_address else [])]
-    rows = [
-        (row["name"], row["volunteers"], day(row["retires_at"]), *[row["address"]] * show_address)
-        for row in found["addresses"]
-    ]
-    table("Addresses", columns, rows)
+    lines = [found["text"]]
+    for row in found["addresses"]:
+        until = f", until {day(row['retires_at'])}" if row["retires_at"] else ""
+        address = f", {row['address']}" if show_address else ""
+        lines.append(f"{row['name']}: {row['volunteers']} volunteers{until}{address}")
+    emit(found, as_json, "\n".join(lines))
 
 
 @onion.command()
