@@ -15,8 +15,9 @@ from typing import Annotated
 import click
 import typer
 
-from client import cli_files, cli_node, cli_training
+from client import cli_files, cli_node, cli_privacy, cli_tor, cli_training
 from client.cli_output import Cli, fail
+from federation import redaction
 from federation.errors import ConscienceError
 from federation.language import _, set_language
 from federation.ownership import require_own_rooms
@@ -28,6 +29,7 @@ ALONE = ("--debug", "--version")
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    redaction.install()
     raise SystemExit(run(sys.argv[1:]))
 
 
@@ -62,7 +64,9 @@ def build() -> typer.Typer:
     app.callback()(_common)
     cli_node.add_commands(app)
     cli_training.add_commands(app)
+    cli_tor.add_commands(app)
     cli_files.add_commands(app)
+    cli_privacy.add_commands(app)
     return app
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_output import Cli, emit, say, table
+from client.cli_output import Cli, emit, say, table, talk
+from client.prompt import ask
 from federation.errors import ConscienceError, UsageError
 from federation.language import _
 
@@ -42,23 +43,25 @@ def init(
 def join(
     context: typer.Context,
     invitation: Annotated[
-        str, typer.Argument(help=_("A file with the invitation, its text, or - for stdin."))
-    ],
+        str | None,
+        typer.Argument(help=_("A file with the invitation, or - for stdin; asked for without it.")),
+    ] = None,
     download: Annotated[
         bool, typer.Option("--download", help=_("Fetch the base model from its hub if needed."))
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help=_("Print JSON."))] = False,
 ) -> None:
     """Redeem an invitation."""
+    from client.config import shown_address
     from client.join import join as redeem
 
     cli: Cli = context.obj
-    source = sys.stdin.read() if invitation == "-" else invitation
-    joined = redeem(cli.home, cli.config(), source, allow_download=download)
+    config = cli.config()
+    joined = redeem(cli.home, config, _source(invitation), allow_download=download, say=talk)
     federation = joined.federation
     content = {
         "node": federation.node,
-        "address": federation.address,
+        "address": shown_address(federation.address),
         "base": joined.base,
         "notes": list(joined.notes),
     }
@@ -130,6 +133,25 @@ def sync(
     emit({"version": version}, text, as_json=as_json)
 
 
+def _source(invitation: str | None) -> str:
+    """The invitation's text or its file, as it was given or is now asked for."""
+    from federation.invitation import PREFIX
+
+    if invitation is None:
+        return ask(_("Paste the invitation (it is not shown) and press Enter: "))
+    if invitation == "-":
+        return sys.stdin.read()
+    if invitation.lstrip().startswith(PREFIX):
+        talk(
+            _(
+                "The invitation stood on the command line: programs of this machine could read it "
+                "in the process list, and the shell may keep it. Next time run flower-client join "
+                "without it, and paste it when asked."
+            )
+        )
+    return invitation
+
+
 def _store(cli: Cli) -> AdapterStore:
     from client.adapters import AdapterStore
     from client.config import load_federation
@@ -138,8 +160,8 @@ def _store(cli: Cli) -> AdapterStore:
 
 
 def _status(cli: Cli) -> dict[str, Any]:
-    from client.config import load_federation, server_address
-    from client.launcher import running_state
+    from client.board import running_state
+    from client.config import load_federation, server_address, shown_address
     from client.outbox import open_outbox
 
     config = cli.config()
@@ -152,7 +174,7 @@ def _status(cli: Cli) -> dict[str, Any]:
         federation = load_federation(cli.home)
         content |= {
             "node": federation.node,
-            "server": server_address(config, federation.address),
+            "server": shown_address(server_address(config, federation.address)),
             "base": federation.base_ref,
             "global_version": _store(cli).held_version(),
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.errors import ConscienceError
 from federation.language import _
+from federation.redaction import redact
 
 if TYPE_CHECKING:
     from client.config import NodeConfig, NodeHome
@@ -55,14 +56,20 @@ def say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
+def talk(sentence: str) -> None:
+    """Tell the owner how far something has come, beside the result."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def fail(error: ConscienceError, *, as_json: bool) -> None:
     """Print one sentence and what to do next; a JSON object on stdout too if asked for."""
+    message, hint = redact(error.message), redact(error.hint)
     if as_json:
-        content = {"error": error.message, "hint": error.hint, "code": error.exit_code}
+        content = {"error": message, "hint": hint, "code": error.exit_code}
         print(json.dumps(content, ensure_ascii=False))
-    print(_("Error: {message}").format(message=error.message), file=sys.stderr)
-    if error.hint:
-        print(error.hint, file=sys.stderr)
+    print(_("Error: {message}").format(message=message), file=sys.stderr)
+    if hint:
+        print(hint, file=sys.stderr)
 
 
 @contextmanager

@@ -11,11 +11,12 @@ import logging
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import cycle
+from client import cycle, sent
 from client.adapters import AdapterStore
 from client.config import Federation, NodeConfig, NodeHome, find_home, load_config, load_federation
 from client.outbox import Outbox, open_outbox
-from federation import protocol
+from client.relocation import follow
+from federation import padding, protocol
 from federation.errors import ConscienceError, NoDataError
 from federation.protocol import (
     MAX_OFFERS,
@@ -96,9 +97,14 @@ def collect(message: Message, context: Context) -> Message:
         node=node.federation.node,
         held_version=held,
         sha256=wanted if data is not None else "",
+        size_bytes=len(data or b""),
         note=note or problem,
     )
-    return _reply(message, reply, data)
+    if data is None:
+        return _reply(message, reply)
+    blob = padding.pad(data)
+    sent.note(node.home.sent, "package", len(blob), sha256=wanted, size_bytes=len(data))
+    return _reply(message, reply, blob)
 
 
 @app.evaluate()
@@ -107,6 +113,7 @@ def deploy(message: Message, context: Context) -> Message:
     node = Node()
     body = protocol.parse(Deploy, _body_of(message))
     node.take_verdicts(body.verdicts)
+    follow(node.home, body.address)
     reason = node.take_global(message, body.chain)
     loss, examples = (None, 0) if reason else _local_loss(node)
     reply = DeployReply(

@@ -15,9 +15,13 @@ from pydantic import Field, field_validator
 from federation import durable, settings
 from federation.errors import ConfigError
 from federation.language import _
+from federation.tor import way as tor_way
+from federation.tor.keys import check_onion, is_onion
+from federation.tor.settings import TorSettings
 
 HOME_VARIABLE = "CONSCIENCE_HOME"
 DEFAULT_DATA = "datasets/rss_research.jsonl"
+ONION_PORT = 443  # an onion service offers the gateway there, and nothing else
 
 
 class NodeConfig(settings.Settings):
@@ -37,6 +41,10 @@ class NodeConfig(settings.Settings):
         outbox_max_mb: room for packages without a verdict; where it is short, the oldest that have
             not been sent are given up. What was sent stays until its verdict.
         max_package_age_days: packages waiting longer than this expire.
+        use_tor: true: whatever uses the network goes through Tor or fails; false: nothing does,
+            and the server must not be an onion service; null: true if the server is one.
+        tor: which tor, and how it reaches the network.
+        start_jitter_s: `run` waits a random time of at most so long before its first contact.
     """
 
     node_id: str = Field(default="", max_length=64)
@@ -60,6 +68,9 @@ class NodeConfig(settings.Settings):
     coding: Literal["bf16", "int8"] = "bf16"
     outbox_max_mb: int = Field(default=512, ge=1)
     max_package_age_days: float = Field(default=14.0, gt=0)
+    use_tor: bool | None = None
+    tor: TorSettings = Field(default_factory=TorSettings)
+    start_jitter_s: float = Field(default=20.0, ge=0, le=7200)
 
     @field_validator("server_url")
     @classmethod
@@ -116,6 +127,16 @@ class NodeHome:
     def keys(self) -> Path:
         """Folder of private keys."""
         return self.root / "keys"
+
+    @property
+    def onion_key(self) -> Path:
+        """This node's key to the server's onion service, as tor reads it."""
+        return self.keys / "onion.auth_private"
+
+    @property
+    def tor(self) -> Path:
+        """Folder of the node's own tor."""
+        return self.root / "tor"
 
     @property
     def superexec_secret(self) -> Path:
@@ -178,6 +199,11 @@ class NodeHome:
         return self.root / "bin"
 
     @property
+    def sent(self) -> Path:
+        """What left this machine, one line a hand-over."""
+        return self.root / "sent.jsonl"
+
+    @property
     def running(self) -> Path:
         """JSON with the pid and state of the node that runs."""
         return self.root / "running.json"
@@ -228,7 +254,7 @@ def load_federation(home: NodeHome) -> Federation:
     if not home.federation.exists():
         raise ConfigError(
             _("This node has not joined a federation yet."),
-            hint=_("Ask an operator for an invitation, then run: flower-client join INVITATION"),
+            hint=_("Ask an operator for an invitation, then run: flower-client join"),
         )
     federation, _sources = settings.load(Federation, home.federation)
     if federation.format > 1:
@@ -247,18 +273,43 @@ def server_address(config: NodeConfig, invited: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def goes_through_tor(config: NodeConfig, address: str) -> bool:
+    """Whether this node's connections go through Tor: asked by every command before its first one.
+
+    Args:
+        config: the node's settings.
+        address: "host:port" of its server, whatever the command itself wants to reach.
+
+    Raises:
+        ConfigError: the settings and the server's address do not go together.
+    """
+    return tor_way.goes_through_tor(host_of(address), use_tor=config.use_tor)
+
+
+def host_of(address: str) -> str:
+    """Host of a "host:port"."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def shown_address(address: str) -> str:
+    """An address as people and files may see it: whoever reads an onion's knows the server."""
+    return _("the server's onion service") if is_onion(host_of(address)) else address
+
+
 def parse_address(url: str) -> tuple[str, int]:
     """Host and port of a server URL.
 
     Raises:
-        ValueError: not https, an onion service or loopback.
+        ValueError: not https, an onion service or loopback; or an onion address that cannot be.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
     default_port = {"https": 443, "http": 80}.get(parts.scheme)
     if not host or default_port is None:
         raise ValueError(_("'{url}' is not a URL such as https://host:9443").format(url=url))
-    if parts.scheme == "http" and not (host.endswith(".onion") or _is_loopback(host)):
+    if is_onion(host):
+        return check_onion(host), parts.port or ONION_PORT
+    if parts.scheme == "http" and not _is_loopback(host):
         raise ValueError(_("'{url}' must be https, an onion service or loopback").format(url=url))
     return host, parts.port or default_port
 

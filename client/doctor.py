@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client import clock, link
 from client.base import find_base, search_folder
-from client.config import NodeConfig, NodeHome, load_config, load_federation, server_address
+from client.config import NodeConfig, NodeHome, load_config, load_federation
+from client.tor_check import Ears, check
 from federation import bundle, settings
 from federation.errors import ConscienceError
 from federation.language import _
@@ -23,7 +23,7 @@ class Finding:
 
 
 def all_checks(home: NodeHome) -> list[Finding]:
-    """Look at settings, private files, base model, server and clock."""
+    """Look at settings, private files, base model, code and every leg of the way to the server."""
     findings = [_look("config", lambda: _config(home)), _look("private", lambda: _private(home))]
     if not home.federation.exists():
         return [*findings, Finding("joined", False, _("This node has not joined a federation."))]
@@ -31,7 +31,7 @@ def all_checks(home: NodeHome) -> list[Finding]:
         *findings,
         _look("base", lambda: _base(home)),
         _look("code", lambda: _code(home)),
-        _look("server", lambda: _server(home)),
+        *_way(home),
     ]
 
 
@@ -90,9 +90,14 @@ def _code(home: NodeHome) -> str:
     return _("differs from the server's when this node joined; one of the two was updated")
 
 
-def _server(home: NodeHome) -> str:
-    address = server_address(load_config(home)[0], load_federation(home).address)
-    with link.connect(address, home.ca.read_text(encoding="utf-8")) as client:
-        ahead = clock.seconds_ahead(client)
-    clock.require_clock(ahead)
-    return _("{address} answers; clocks agree").format(address=address)
+def _way(home: NodeHome) -> list[Finding]:
+    """Each leg of the way to the server that was looked at, as `flower-client tor check` does."""
+    try:
+        legs = check(home, load_config(home)[0], Ears())
+    except ConscienceError as err:
+        return [Finding("way", False, f"{err.message} {err.hint}".strip())]
+    return [
+        Finding(f"way: {leg.leg}", leg.state == "ok", f"{leg.sentence} {leg.hint}".strip())
+        for leg in legs
+        if leg.state in ("ok", "failed")
+    ]

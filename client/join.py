@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +15,20 @@ from pydantic import ValidationError
 
 from client import clock, keys, leftovers, link
 from client.adapters import AdapterStore
-from client.base import find_base
-from client.config import Federation, NodeConfig, NodeHome, server_address, write_default
+from client.base import find_base, search_folder
+from client.config import (
+    Federation,
+    NodeConfig,
+    NodeHome,
+    goes_through_tor,
+    host_of,
+    server_address,
+    write_default,
+)
 from federation import bundle, durable, invitation, settings
 from federation.adapter.format import AdapterSpec
 from federation.errors import (
+    BaseMismatchError,
     ClockError,
     FormatError,
     InvitationError,
@@ -28,6 +38,8 @@ from federation.errors import (
 )
 from federation.invitation import EnrolRefusal, EnrolReply, EnrolRequest, Invitation
 from federation.language import _
+from federation.model.choose import BaseChoice
+from federation.tor.keys import is_onion
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ def join(
     *,
     allow_download: bool = False,
     now: Callable[[], datetime] = clock.utc_now,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Joined:
     """Redeem an invitation; nothing is kept of a failed attempt but the node's keys.
 
@@ -59,11 +72,13 @@ def join(
         source: the invitation's text, or a file that holds it.
         allow_download: whether the base model may be fetched from its hub.
         now: the time, with a zone.
+        say: told how far tor has come, if it is needed.
 
     Raises:
-        UsageError: this home has joined already.
+        UsageError: this home has joined already, or its settings forbid Tor and it is needed.
         InvitationError: malformed, forged, used or expired.
         BaseMismatchError: the federation's base model is not at hand.
+        TorError: Tor is needed and does not work, or does not reach the server.
         NetworkError: the server cannot be reached, or its answer makes no sense.
         ClockError: the clocks differ too much.
         RevokedError: this node's keys were used before.
@@ -75,16 +90,13 @@ def join(
         )
     invited = invitation.read(source)
     write_default(home)
-    base = find_base(
-        home,
-        config,
-        base_ref=invited.base_ref,
-        base_hash=invited.base_hash,
-        allow_download=allow_download,
-    )
+    address = server_address(config, invited.address)
+    base = _base(home, config, invited, address, allow_download=allow_download)
     node_keys = keys.load_or_create(home.keys)
+    _keep_onion_key(home, invited, host_of(address))
     request = invitation.enrol_request(invited.token, node_keys.supernode_public, node_keys.signing)
-    reply = _enrol(invited, server_address(config, invited.address), request, now)
+    gateway = link.reach(home, config, address, invited.ca_certificate, purpose="join", say=say)
+    reply = _enrol(invited, gateway, request, now)
     federation = _agree(invited, reply, node_keys.node, now())
     earlier = leftovers.put_aside(home, config, now())
     durable.write_text(home.ca, invited.ca_certificate)
@@ -94,12 +106,54 @@ def join(
     return Joined(federation, base.ref, _notes(invited, earlier))
 
 
+def _base(
+    home: NodeHome, config: NodeConfig, invited: Invitation, address: str, *, allow_download: bool
+) -> BaseChoice:
+    """Find the base model; a hub is asked only by a node that may connect around Tor."""
+    through_tor = goes_through_tor(config, address)
+    try:
+        return find_base(
+            home,
+            config,
+            base_ref=invited.base_ref,
+            base_hash=invited.base_hash,
+            allow_download=allow_download and not through_tor,
+        )
+    except BaseMismatchError as err:
+        if not (allow_download and through_tor):
+            raise
+        raise BaseMismatchError(
+            _(
+                "The base model {name} is not on this machine, and it is not fetched around Tor."
+            ).format(name=invited.base_ref),
+            hint=_("Put it into {folder}, then join without --download.").format(
+                folder=search_folder(home, config)
+            ),
+        ) from err
+
+
+def _keep_onion_key(home: NodeHome, invited: Invitation, host: str) -> None:
+    """Keep the key to the server's onion service: the first contact needs it already."""
+    if not (is_onion(host) and invited.onion_key):
+        return
+    try:
+        keys.keep_onion_key(home.onion_key, host, invited.onion_key)
+    except ValueError as err:
+        raise InvitationError(
+            _("The key to the server's onion service in this invitation cannot be right."),
+            hint=_("Ask the operator for a new invitation."),
+        ) from err
+
+
 def _enrol(
-    invited: Invitation, address: str, request: EnrolRequest, now: Callable[[], datetime]
+    invited: Invitation,
+    gateway: AbstractContextManager[httpx.Client],
+    request: EnrolRequest,
+    now: Callable[[], datetime],
 ) -> EnrolReply:
     has_expired = invited.expired(now())
     try:
-        with link.connect(address, invited.ca_certificate) as client:
+        with gateway as client:
             # The clock first: a wrong one makes a good invitation look expired.
             clock.require_clock(clock.seconds_ahead(client, now))
             if has_expired:

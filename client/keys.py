@@ -1,4 +1,7 @@
-"""The node's two keys: Ed25519 for its packages, EC P-384 for its SuperNode."""
+"""The node's keys: Ed25519 for its packages, EC P-384 for its SuperNode, x25519 for the onion.
+
+The first two are made here; the third comes with the invitation and is one volunteer's alone.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation import durable, settings
 from federation.adapter.signing import SigningKey, pseudonym
 from federation.errors import ConfigError
+from federation.language import _
+from federation.tor.keys import client_line, key_of
 
 SIGNING_FILE = "node_signing.key"
 SUPERNODE_FILE = "supernode.key"
@@ -50,6 +55,36 @@ def load_or_create(folder: Path) -> NodeKeys:
         private = folder / SUPERNODE_FILE
         public = _supernode_public(private)
     return NodeKeys(signing, private, public)
+
+
+def keep_onion_key(path: Path, host: str, private: str) -> None:
+    """Keep the key to an onion service, in the form in which any tor takes it.
+
+    Args:
+        path: the file, made 0600.
+        host: "<56>.onion".
+        private: base32, from the invitation.
+    """
+    durable.write_text(path, client_line(host, private) + "\n")
+
+
+def onion_key(path: Path) -> str:
+    """Read the private key that `keep_onion_key` kept, base32; "" if there is none.
+
+    Raises:
+        ConfigError: the file holds no such key.
+        PermissionsError: other users can read it.
+    """
+    if not path.exists():
+        return ""
+    settings.require_private(path)
+    try:
+        return key_of(path.read_text(encoding="ascii").strip().rpartition(":")[2]).private
+    except ValueError:  # the chained error might quote the key
+        raise ConfigError(
+            _("{path} holds no key to an onion service.").format(path=path),
+            hint=_("Ask the operator for a new invitation, or put the file back from a copy."),
+        ) from None
 
 
 def _signing_key(path: Path) -> SigningKey:

@@ -1,46 +1,53 @@
-"""`flower-client run`: the node's Flower processes, watched.
+"""`flower-client run`: the node's processes, watched.
 
-flower-supernode   talks to the server over TLS with this node's key; its local API listens on a
-                   free port of 127.0.0.1 and gives tasks only to an executor with our secret.
+tor                only where the node goes through Tor and no other tor serves it.
+(forwarder)        a thread: 127.0.0.1:p → tor → the server's onion service.
+flower-supernode   talks to the server over TLS with this node's key, behind Tor through the
+                   forwarder; its local API listens on a free port of 127.0.0.1 and gives tasks only
+                   to an executor with our secret.
 flower-superexec   starts a ClientApp for each message, through our own commands (`client.shim`).
 
-A SuperNode ends with status 0 when the server refuses it, and says nothing of a wrong clock: the
-judge tells a key that is not admitted and a clock apart from what is worth another try. Flower's
-own "[code: 2004]" is no sign of a refused key: for a minute after a crash it means "still online".
+A server that is down is waited for, however long: to the SuperNode it is a dropped connection, and
+nothing is started anew. What no waiting mends ends the node with a sentence: a key that the onion
+or the server does not take, a clock that is off. The SuperNode itself ends with status 0 when it is
+refused, and says nothing of a wrong clock, so the judge tells these apart. Flower's own
+"[code: 2004]" is no sign of a refused key: for a minute after a crash it means "still online".
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from client import clock, keys, link
+from client import clock, jitter, keys, link
+from client.board import Board, Seen, running_state, state_of
 from client.commands import shim_argv, write_commands
-from client.config import Federation, NodeConfig, NodeHome, load_federation, server_address
+from client.config import (
+    Federation,
+    NodeConfig,
+    NodeHome,
+    goes_through_tor,
+    load_federation,
+    server_address,
+)
 from client.shim import FLOWER_NODE, NOT_ADMITTED
 from federation import durable
-from federation.errors import ClockError, ConscienceError, NetworkError, RevokedError
+from federation.errors import ClockError, ConscienceError, NetworkError, RevokedError, TorError
 from federation.flower_env import flower_environment
 from federation.language import _
 from federation.processes import Child, Stop, Supervisor, free_port, is_listening
+from federation.tor.way import Way
 
 logger = logging.getLogger(__name__)
 
 SUPERNODE, SUPEREXEC = "flower-supernode", "flower-superexec"
-# What flwr's SuperNode logs, and what it means; the last one in the log holds.
-SIGNS = {
-    "SuperNode ID:": "connected",
-    "Connection successful after": "connected",
-    "Connection attempt failed, retrying": "waiting",
-}
 PROBE_TIMEOUT_S = 5.0
 STALE_PROBES = 4
+FINAL_AFTER = 2  # dials in a row; a foreign tor that lost our key is lent it again after the first
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,13 @@ class Node:
     """What the Flower processes need to know.
 
     Attributes:
-        address: "host:port" of the gateway.
+        way: to the gateway.
         port: of the SuperNode's local API.
     """
 
     home: NodeHome
     federation: Federation
-    address: str
+    way: Way
     supernode_key: Path
     port: int
 
@@ -69,32 +76,31 @@ def run(home: NodeHome, config: NodeConfig, say: Callable[[str], None]) -> None:
 
     Raises:
         ConscienceError: another `run` holds this home.
+        ConfigError: Tor is needed and forbidden, or its settings cannot be.
+        TorError: Tor does not start, or the onion service refuses this node's key.
         RevokedError: the server does not admit this node's key (any more).
         ClockError: the clocks differ too much.
         ProcessError: a Flower process could not be started.
     """
-    federation = load_federation(home)
+    load_federation(home)
     busy = _("This node is already running{pid}.").format(pid=_pid_note(home))
     with durable.locked(home.run_lock, timeout_s=1.0, busy=busy):
-        node = prepare(home, config, federation)
-        _check_clock(node, say)
-        supervisor = Supervisor(children(node, os.environ))
-        board = _Board(node, supervisor, say)
+        jitter.wait(config.start_jitter_s, say)
         try:
-            supervisor.run(each=board.look)
+            while _run_until_moved(home, config, say):
+                say(_("The server has a new address; connecting to it."))
         finally:
             home.running.unlink(missing_ok=True)
             home.superexec_secret.unlink(missing_ok=True)
 
 
-def prepare(home: NodeHome, config: NodeConfig, federation: Federation) -> Node:
+def prepare(home: NodeHome, federation: Federation, way: Way) -> Node:
     """Write what the processes read: commands and a fresh executor secret; pick a port."""
     node_keys = keys.load_or_create(home.keys)
     write_commands(home.bin)
     durable.make_folder(home.flwr)
     durable.write_text(home.superexec_secret, secrets.token_hex(32))
-    address = server_address(config, federation.address)
-    return Node(home, federation, address, node_keys.supernode_private, free_port())
+    return Node(home, federation, way, node_keys.supernode_private, free_port())
 
 
 def children(node: Node, inherited: Mapping[str, str]) -> list[Child]:
@@ -114,7 +120,7 @@ def children(node: Node, inherited: Mapping[str, str]) -> list[Child]:
     local = f"127.0.0.1:{node.port}"
     supernode = [
         *shim_argv(SUPERNODE),
-        *("--superlink", node.address),
+        *("--superlink", node.way.dial),
         *("--root-certificates", str(home.ca)),
         *("--auth-supernode-private-key", str(node.supernode_key)),
         *("--isolation", "process"),
@@ -160,13 +166,6 @@ def judge(tail: str, seconds_ahead: Callable[[], float | None]) -> Stop | None:
     )
 
 
-def state_of(tail: str) -> str:
-    """What a SuperNode's log says: "starting", "connected" or "waiting" (for the server)."""
-    found = {sign: tail.rfind(sign) for sign in SIGNS}
-    last = max(found, key=lambda sign: found[sign])
-    return SIGNS[last] if found[last] >= 0 else "starting"
-
-
 class Probe:
     """Liveness of a SuperNode: its local API answers, and it is not waiting in vain."""
 
@@ -189,55 +188,84 @@ class Probe:
         return False
 
 
-def running_state(home: NodeHome) -> dict[str, object]:
-    """What the running node wrote about itself; empty if none runs."""
-    try:
-        content = json.loads(home.running.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and _is_process(content.get("pid")) else {}
+def _run_until_moved(home: NodeHome, config: NodeConfig, say: Callable[[str], None]) -> bool:
+    """Run until a stop is asked for; True if the server has another address instead."""
+    federation = load_federation(home)
+    address = server_address(config, federation.address)
+    shown = "" if goes_through_tor(config, address) else address
+    board = Board(home, federation.node, shown, say)
+    with link.open_watched_way(home, config, address, board.tor_says) as (way, tors):
+        node = prepare(home, federation, way)
+        if not tors:
+            _check_clock(node, say)
+        all_children = [*tors, *children(node, os.environ)]
+        supervisor = Supervisor(all_children)
+        names = [child.name for child in all_children]
+        watcher = Watcher(node, config, supervisor, names, board)
+        supervisor.run(each=watcher.look)
+        return watcher.has_moved
 
 
-class _Board:
-    """Watches the SuperNode's log, tells the owner, and writes `running.json`."""
+class Watcher:
+    """Looks at SuperNode and way a few times a second; shows, and ends what is beyond waiting.
 
-    def __init__(self, node: Node, supervisor: Supervisor, say: Callable[[str], None]) -> None:
-        self._node = node
-        self._supervisor = supervisor
-        self._say = say
-        self._started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._shown: tuple[str, int] = ("", -1)
+    Attributes:
+        has_moved: the server does not answer any more, and another address of it is known: it was
+            asked to stop, so that the node may start anew.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        config: NodeConfig,
+        supervisor: Supervisor,
+        names: Sequence[str],
+        board: Board,
+    ) -> None:
+        self._node, self._config, self._board = node, config, board
+        self._supervisor, self._names = supervisor, names
+        self._checked_at = 0.0
+        self.has_moved = False
 
     def look(self) -> None:
-        restarts = self._supervisor.restarts(SUPERNODE)
-        state = state_of(self._supervisor.tail(SUPERNODE))
-        if (state, restarts) == self._shown:
-            return
-        before, self._shown = self._shown[0], (state, restarts)
-        content = {
-            "pid": os.getpid(),
-            "state": state,
-            "address": self._node.address,
-            "started_at": self._started,
-            "restarts": restarts,
-            "children": {name: self._supervisor.pid(name) for name in (SUPERNODE, SUPEREXEC)},
-        }
-        durable.write_text(self._node.home.running, json.dumps(content) + "\n")
-        if state != before:
-            self._say(self._sentence(state))
+        """Look once.
 
-    def _sentence(self, state: str) -> str:
-        sentences = {
-            "starting": _("Connecting to {address} …"),
-            "connected": _("Connected to {address} as node {node}."),
-            "waiting": _("{address} does not answer; trying on."),
-        }
-        return sentences[state].format(address=self._node.address, node=self._node.federation.node)
+        Raises:
+            TorError: the onion service will never let this node in.
+        """
+        problem = link.problem_of(self._node.way)
+        self._require_hope(problem)
+        seen = Seen(
+            state_of(self._supervisor.tail(SUPERNODE)),
+            self._supervisor.restarts(SUPERNODE),
+            problem.message if problem is not None else "",
+        )
+        pids = {name: self._supervisor.pid(name) for name in self._names}
+        self._board.show(seen, pids)
+
+    def _require_hope(self, problem: TorError | None) -> None:
+        """After a dial that failed: is it in vain, or has the server gone elsewhere?"""
+        forwarder = self._node.way.forwarder
+        last = forwarder.last if forwarder is not None else None
+        if problem is None or last is None or last.at == self._checked_at:
+            return
+        self._checked_at = last.at
+        if self._knows_another_address() and not self._supervisor.stopping:
+            self.has_moved = True
+            self._supervisor.request_stop()
+        elif last.is_final and last.failures >= FINAL_AFTER:
+            raise problem
+
+    def _knows_another_address(self) -> bool:
+        before, now = self._node.federation, load_federation(self._node.home)
+        return server_address(self._config, before.address) != server_address(
+            self._config, now.address
+        )
 
 
 def _check_clock(node: Node, say: Callable[[str], None]) -> None:
     try:
-        with link.connect(node.address, node.home.ca.read_text(encoding="utf-8")) as client:
+        with link.connect(node.way, node.home.ca.read_text(encoding="utf-8")) as client:
             clock.require_clock(clock.seconds_ahead(client))
     except ClockError:
         raise
@@ -246,18 +274,22 @@ def _check_clock(node: Node, say: Callable[[str], None]) -> None:
 
 
 def _seconds_ahead(node: Node) -> float | None:
+    if link.problem_of(node.way) is not None:
+        return None
     try:
         certificate = node.home.ca.read_text(encoding="utf-8")
-        with link.connect(node.address, certificate, timeout_s=PROBE_TIMEOUT_S) as client:
+        with link.connect(node.way, certificate, timeout_s=PROBE_TIMEOUT_S) as client:
             return clock.seconds_ahead(client)
     except (ConscienceError, OSError):
         return None
 
 
 def _is_up(node: Node) -> bool:
+    if link.problem_of(node.way) is not None:
+        return False
     try:
         certificate = node.home.ca.read_text(encoding="utf-8")
-        with link.connect(node.address, certificate, timeout_s=PROBE_TIMEOUT_S) as client:
+        with link.connect(node.way, certificate, timeout_s=PROBE_TIMEOUT_S) as client:
             return client.get(clock.HEALTH_PATH).status_code == 200
     except (ConscienceError, OSError):
         return False
@@ -266,9 +298,3 @@ def _is_up(node: Node) -> bool:
 def _pid_note(home: NodeHome) -> str:
     pid = running_state(home).get("pid")
     return f" (pid {pid})" if pid else ""
-
-
-def _is_process(pid: object) -> bool:
-    import psutil
-
-    return isinstance(pid, int) and psutil.pid_exists(pid)

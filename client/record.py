@@ -22,6 +22,7 @@ from federation import durable
 from federation.adapter.format import AdapterSpec, Arrays, read_adapter_folder, write_adapter_folder
 from federation.errors import ConscienceError, FormatError
 from federation.language import _
+from federation.redaction import redact
 from federation.settings import Settings
 
 Step = Literal["training", "trained", "packaged", "done"]
@@ -114,7 +115,7 @@ class RunFolder:
     def save_record(self, content: dict[str, Any]) -> None:
         """Write `record.json` and make this run the latest."""
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
-        durable.write_text(self.path / "record.json", text + "\n")
+        durable.write_text(self.path / "record.json", redact(text) + "\n")
         durable.write_text(self.path.parent / LATEST, self.path.name + "\n")
 
     def record(self) -> dict[str, Any]:

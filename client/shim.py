@@ -6,12 +6,13 @@ flwr-clientapp    Flower's own, except that the bundle sent by the server is com
                   installed rooms instead of being unpacked, and the installed ClientApp is loaded.
                   (Flower never rewrites a bundle that lies unpacked already: code there may have
                   been changed since, so nothing is imported from there.)
-flower-supernode  Flower's own, except that losing its connection or its heartbeat ends the process.
+flower-supernode  Flower's own, but quiet (`client.quiet`), and everything it sends is counted.
+                  Losing its connection or its heartbeat ends the process.
                   Unaided it lives on, connected to nothing, when a request is answered with a
                   status that it does not retry (413, 429, 500). And first it tells the server that
                   the SuperNode before it is gone: after a crash Flower would refuse the same key
                   for a minute, in the same words as a key that is not admitted.
-flower-superexec  Flower's own.
+flower-superexec  Flower's own, except that the tokens of tasks are on no command line.
 flwr-…            other kinds of task run code from the bundle: refused.
 """
 
@@ -19,25 +20,26 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
+from client.quiet import anonymous, quieten
+from client.sent import Meter
+from federation import redaction, task_token
 from federation.bundle import check_fab, rooms_folder
 from federation.errors import BundleError
+from federation.lone import lone_command
 
 CLIENT_APP = "client.client_app"
 FLOWER_NODE = "CONSCIENCE_FLOWER_NODE"
 NOT_ADMITTED = "the server does not admit this node's key"
 REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
-_REPLACED = ("install_from_fab", "get_load_client_app_fn", "install_app_dependencies")
+_REPLACED = ("install_from_fab", "get_load_client_app_fn", "install_app_dependencies", "Error")
 
 
 def clientapp() -> None:
@@ -45,26 +47,7 @@ def clientapp() -> None:
     from flwr.supernode.runtime import run_clientapp
 
     guard(run_clientapp)
-    lone_command("flwr_clientapp").flwr_clientapp()
-
-
-def lone_command(name: str) -> Any:  # noqa: ANN401 - a module of flwr
-    """Import the module of one SuperNode command without the package around it.
-
-    The package imports every command, and with the SuperNode a web server and a database: a third
-    of what a ClientApp process imports, once a message.
-    """
-    package = "flwr.supernode.cli"
-    if package not in sys.modules:
-        spec = importlib.util.find_spec("flwr.supernode")
-        bare = ModuleType(package)
-        bare.__path__ = [str(Path(place) / "cli") for place in _places(spec)]
-        sys.modules[package] = bare
-    return importlib.import_module(f"{package}.{name}")
-
-
-def _places(spec: ModuleSpec | None) -> Sequence[str]:
-    return (spec.submodule_search_locations or ()) if spec else ()
+    lone_command("flwr.supernode.cli", "flwr_clientapp").flwr_clientapp()
 
 
 def guard(runtime: Any) -> None:  # noqa: ANN401 - flwr's module, or a stand-in in tests
@@ -86,6 +69,7 @@ def guard(runtime: Any) -> None:  # noqa: ANN401 - flwr's module, or a stand-in 
     runtime.install_from_fab = check
     runtime.get_load_client_app_fn = get_loader
     runtime.install_app_dependencies = _refuse_dependencies
+    runtime.Error = anonymous(runtime.Error)
 
 
 def installed_client_app() -> Any:  # noqa: ANN401 - flwr's ClientApp
@@ -103,15 +87,22 @@ def installed_client_app() -> Any:  # noqa: ANN401 - flwr's ClientApp
 
 def supernode() -> None:
     """Run `flower-supernode`; end the process when it stops working."""
+    from flwr.supernode import fleet_http_connection, node_auth_http_interceptor
     from flwr.supernode.cli import flower_supernode
 
+    from client.config import find_home
+
     threading.excepthook = _end_with_thread
+    meter = Meter(find_home().sent)
+    quieten(fleet_http_connection, node_auth_http_interceptor, meter.add)
     try:
         if not leave_old_place(sys.argv[1:]):
             _end(NOT_ADMITTED)
         flower_supernode()
     except Exception:  # noqa: BLE001 - the interpreter would wait for Flower's server thread
         traceback.print_exc()
+    finally:
+        meter.flush()
     # It came back: the connection is lost, but its local server's thread keeps the process alive.
     _end("the SuperNode lost its connection")
 
@@ -130,9 +121,10 @@ def leave_old_place(arguments: Sequence[str]) -> bool:
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode import fleet_http_connection
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+    connection: Any = fleet_http_connection
     known = _connection_arguments(arguments)
     node = os.environ.get(FLOWER_NODE, "")
     if not node or not known.auth_supernode_private_key or not known.root_certificates:
@@ -142,7 +134,7 @@ def leave_old_place(arguments: Sequence[str]) -> bool:
     version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
     certificates = known.root_certificates.read_bytes()
     try:
-        with FleetHttpClient.from_server_address(
+        with connection.FleetHttpClient.from_server_address(
             known.superlink, False, certificates, interceptors=[version, signer]
         ) as client:
             client.DeactivateNode(DeactivateNodeRequest(node_id=int(node)))
@@ -155,17 +147,19 @@ def leave_old_place(arguments: Sequence[str]) -> bool:
 
 def superexec() -> None:
     """Run `flower-superexec`."""
-    from flwr.supercore.cli.flower_superexec import flower_superexec
+    from flwr.supercore.superexec.executor import subprocess_executor
 
-    flower_superexec()
+    task_token.hide(subprocess_executor)
+    lone_command("flwr.supercore.cli", "flower_superexec").flower_superexec()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the Flower command named by the first argument."""
     name, *rest = sys.argv[1:] if arguments is None else arguments
-    sys.argv = [name, *rest]
     if name in REFUSED:
         raise SystemExit(f"{name} is refused: a node runs the installed ClientApp and nothing else")
+    redaction.install()
+    sys.argv = [name, *task_token.take(rest, sys.stdin)]
     {"flwr-clientapp": clientapp, "flower-supernode": supernode, "flower-superexec": superexec}[
         name
     ]()

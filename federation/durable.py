@@ -16,7 +16,7 @@ PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 
 
-def write_bytes(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, *, mode: int = PRIVATE_FILE) -> None:
     """Replace `path` by `data`, all or nothing, surviving a power cut.
 
     Args:
@@ -70,7 +70,8 @@ def append_line(path: Path, line: str) -> None:
 def make_folder(path: Path) -> Path:
     """Make `path` and its parents; folders made here are private. Returns `path`."""
     if not path.is_dir():
-        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        make_folder(path.parent)  # mkdir itself would make parents that everybody may read
+        path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return path
 
 
@@ -93,7 +94,7 @@ def locked(path: Path, *, timeout_s: float = 10.0, busy: str = "") -> Iterator[N
         ConscienceError: another process holds it for longer than `timeout_s`.
     """
     make_folder(path.parent)
-    lock = FileLock(path)
+    lock = FileLock(path, mode=PRIVATE_FILE)
     try:
         lock.acquire(timeout=timeout_s)
     except Timeout as err:

@@ -15,7 +15,8 @@ ConscienceError                 1  a step, check or gate failed
 ├── NetworkError               40  the server could not be reached or refused
 │   ├── InvitationError        41  used, expired, forged or malformed invitation
 │   ├── RevokedError           42  this node's key is not (or no longer) admitted
-│   └── ClockError             43  the clocks differ too much
+│   ├── ClockError             43  the clocks differ too much
+│   └── TorError               44  the way through Tor is closed: no tor, no circuit, no onion
 ├── BundleError                50  the code sent by the server is not the installed code
 ├── RoomError                  51  another distribution owns one of our package names
 ├── ProcessError               60  a child process could not be started or kept alive
@@ -125,6 +126,12 @@ class ClockError(NetworkError):
     """This machine's clock and the server's differ too much."""
 
     exit_code = 43
+
+
+class TorError(NetworkError):
+    """The way through Tor is closed, at the leg that the message names."""
+
+    exit_code = 44
 
 
 class BundleError(ConscienceError):

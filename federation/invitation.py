@@ -44,6 +44,8 @@ class Invitation(BaseModel):
         base_ref: a person's name for that model.
         bundle_hash: sha256 of the installed rooms (`federation.bundle`).
         token: 64 hex digits, good for one enrolment.
+        onion_key: private half of this node's key to the onion service at `address`, in the form
+            of `federation.tor.keys.ClientKey`; "" if `address` is none.
         expires_at: ISO 8601 with UTC offset, seconds.
     """
 
@@ -58,6 +60,7 @@ class Invitation(BaseModel):
     spec_hash: str = Field(pattern=_HEX64)
     bundle_hash: str = Field(pattern=_HEX64)
     token: str = Field(pattern=_HEX64, repr=False)
+    onion_key: str = Field(default="", pattern=r"^([A-Z2-7]{52})?$", repr=False)
     operator_key: str = Field(pattern=_HEX64)
     expires_at: str = Field(max_length=40)
     signature: str = Field(default="", pattern=r"^([0-9a-f]{128})?$")

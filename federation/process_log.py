@@ -1,4 +1,7 @@
-"""What a child process prints: the last lines in memory, all of it in a private, rotated file."""
+"""What a child process prints: the last lines in memory, all of it in a private, rotated file.
+
+Every line is redacted before it reaches either.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import os
 import re
 import threading
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from federation import durable
+from federation.redaction import redact
 
 MAX_BYTES = 2_000_000
 KEPT_FILES = 2
@@ -54,10 +59,12 @@ class ProcessLog:
         handle = self._open()
         try:
             with stream:
-                while raw := stream.readline(LINE_BYTES):
-                    line = _COLOURS.sub(b"", raw)
-                    self._lines.append(line.decode("utf-8", "replace").rstrip())
-                    os.write(handle, line)
+                for raw in _lines(stream):
+                    plain = _COLOURS.sub(b"", raw)
+                    text = plain.decode("utf-8", "replace")
+                    clean = redact(text)
+                    self._lines.append(clean.rstrip())
+                    os.write(handle, plain if clean == text else clean.encode())
                     if os.fstat(handle).st_size > self._max_bytes:
                         os.close(handle)
                         self._put_aside()
@@ -79,3 +86,15 @@ class ProcessLog:
             )
             if newer.exists():
                 newer.replace(older)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Read lines; over-long ones come in pieces cut between words, so that no secret is halved."""
+    rest = b""
+    while read := stream.readline(LINE_BYTES - len(rest)):
+        line, rest = rest + read, b""
+        if len(line) >= LINE_BYTES and (cut := line.rfind(b" ", LINE_BYTES // 2) + 1):
+            line, rest = line[:cut], line[cut:]
+        yield line
+    if rest:
+        yield rest

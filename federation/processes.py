@@ -76,6 +76,7 @@ class Child:
         log_path: receives stdout and stderr, mode 0600, rotated.
         ready: True once the child answers; None means ready when started. Must not block.
         restart: backoff.
+        may_restart: asked before every restart; False puts it off by the longest backoff.
         judge: called with the child and what this run printed last, on an exit; see `Stop`.
         alive: liveness probe, called every `probe_every_s` once ready; False means kill and
             restart. Must answer within a second or two.
@@ -91,6 +92,7 @@ class Child:
     log_path: Path
     ready: Callable[[], bool] | None = None
     restart: RestartPolicy = field(default_factory=RestartPolicy)
+    may_restart: Callable[[], bool] | None = None
     judge: Callable[[Child, str], Stop | None] | None = None
     alive: Callable[[], bool] | None = None
     cwd: Path | None = None
@@ -284,8 +286,12 @@ class _Unit:
 
     def tick(self, leash: Leash | None, rng: random.Random) -> None:
         if self._process is None:
-            if self._clock() >= self._restart_at:
+            if self._clock() < self._restart_at:
+                return
+            if self.child.may_restart is None or self.child.may_restart():
                 self._launch_again(leash)
+            else:
+                self._restart_at = self._clock() + self.child.restart.longest_s
             return
         code = self.poll()
         if code is not None:

@@ -81,11 +81,16 @@ class Collect(Body):
 
 
 class CollectReply(Body):
-    """Node to server: the package rides beside it as a blob, or `sha256` is empty."""
+    """Node to server: the package rides beside it as a blob, or `sha256` is empty.
+
+    Attributes:
+        size_bytes: of the package; the blob is longer, see `federation.padding`.
+    """
 
     node: str = Field(pattern=r"^[0-9a-f]{16}$")
     held_version: int = Field(default=-1, ge=-1)
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    size_bytes: int = Field(default=0, ge=0)
     note: str = Field(default="", max_length=400)
 
 
@@ -96,11 +101,13 @@ class Deploy(Body):
         version: the current global version.
         chain: signed manifests (JSON texts) after the version the node holds, oldest first.
         verdicts: only those on this node's own packages.
+        address: "host:port" that this node should dial from now on; "" means no change.
     """
 
     version: int = Field(ge=0)
     chain: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    address: str = Field(default="", max_length=300, repr=False)
 
 
 class DeployReply(Body):

@@ -33,6 +33,9 @@ def load(
 ) -> tuple[S, dict[str, str]]:
     """Read settings of `kind` and say where each value came from.
 
+    A value that is a model itself (`tor`) is merged key by key; its source is the last one that
+    named any of its keys.
+
     Args:
         kind: the settings model.
         path: JSON file; None or a missing file means defaults only.
@@ -55,11 +58,9 @@ def load(
         ("flag", {k: v for k, v in (flags or {}).items() if v is not None}),
     )
     for source, layer in layers:
-        for key, value in layer.items():
-            if key not in kind.model_fields:
-                raise unknown_key(key, kind, where=str(path) if source == "file" else source)
-            values[key] = value
-            sources[key] = source
+        _require_known(layer, kind, where=str(path) if source == "file" else source)
+        values = _merged(values, layer, kind)
+        sources |= dict.fromkeys(layer, source)
     try:
         return kind.model_validate(values), sources
     except ValidationError as err:
@@ -104,11 +105,50 @@ def require_private(path: Path) -> None:
         )
 
 
-def unknown_key(key: str, kind: type[Settings], *, where: str) -> ConfigError:
-    """Name an unknown key and the nearest known one."""
+def unknown_key(key: str, kind: type[BaseModel], *, where: str, inside: str = "") -> ConfigError:
+    """Name an unknown key and the nearest known one.
+
+    Args:
+        key: as it was written.
+        kind: the model that does not have it.
+        where: a file or another source, for people.
+        inside: dotted keys of the models around `kind`, with a dot at the end.
+    """
     near = difflib.get_close_matches(key, list(kind.model_fields), n=1, cutoff=0.5)
-    guess = f", did you mean '{near[0]}'?" if near else ""
-    return ConfigError(f"unknown key '{key}' in {where}{guess}")
+    guess = f", did you mean '{inside}{near[0]}'?" if near else ""
+    return ConfigError(f"unknown key '{inside}{key}' in {where}{guess}")
+
+
+def _require_known(
+    layer: Mapping[str, Any], kind: type[BaseModel], *, where: str, inside: str = ""
+) -> None:
+    for key, value in layer.items():
+        if key not in kind.model_fields:
+            raise unknown_key(key, kind, where=where, inside=inside)
+        inner = _model_of(kind, key)
+        if inner is not None and isinstance(value, Mapping):
+            _require_known(value, inner, where=where, inside=f"{inside}{key}.")
+
+
+def _merged(
+    below: Mapping[str, Any], above: Mapping[str, Any], kind: type[BaseModel]
+) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner, held = _model_of(kind, key), merged.get(key)
+        if inner is not None and isinstance(held, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(held, value, inner)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _model_of(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The model that the values of `key` are, None for plain values."""
+    annotation = kind.model_fields[key].annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def _from_environment(kind: type[Settings], environment: Mapping[str, str]) -> dict[str, Any]:

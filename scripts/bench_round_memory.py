@@ -27,7 +27,7 @@ from bench_round_table import Line, Section
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client.packaging import PackageFacts, make_package
-from federation import durable, protocol
+from federation import durable, padding, protocol
 from federation.adapter.format import AdapterSpec, initial_arrays, write_adapter_folder
 from federation.adapter.manifest import sha256_of
 from federation.adapter.signing import SigningKey, pseudonym
@@ -63,8 +63,9 @@ class Person:
         """Answer hello, collect and deploy as a node does that holds one package."""
         kind = message.metadata.message_type
         if kind == "train":
-            body = CollectReply(node=self.node, held_version=0, sha256=self.sha256)
-            return _reply(body, self.package.read_bytes())
+            data = self.package.read_bytes()
+            facts: dict[str, Any] = {"sha256": self.sha256, "size_bytes": len(data)}
+            return _reply(CollectReply(node=self.node, held_version=0, **facts), padding.pad(data))
         if kind == "evaluate":
             return _reply(DeployReply(node=self.node, held_version=1, accepted=True))
         size = self.package.stat().st_size

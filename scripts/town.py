@@ -21,7 +21,7 @@ from federation import durable
 
 STOP_S = 30.0
 COMMAND_S = 900.0
-READY = re.compile(rb"server is up|Connected to")
+READY = re.compile(rb"server is up|Connected (to|through) ")
 
 
 class CommandError(Exception):
@@ -40,6 +40,8 @@ class Town:
         root: folder of all homes.
         say: told one line about each step.
         wrap: put in front of every command line (a tracer, say).
+        tor: settings `tor` of server and nodes, which then meet at an onion service; None: on
+            loopback.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Town:
         *,
         say: Callable[[str], None] = lambda _line: None,
         wrap: Sequence[str] = (),
+        tor: Mapping[str, Any] | None = None,
     ) -> None:
+        self.tor = tor
         self.root = root
         self.server = root / "server"
         self.say = say
@@ -58,7 +62,8 @@ class Town:
     def start_server(self, *options: str) -> None:
         """Set the server up (`options` go to init) and start it."""
         if not (self.server / "server_config.json").exists():
-            self.operator("init", *options)
+            way = ["--no-onion"] if self.tor is None else ["--set", f"tor={json.dumps(self.tor)}"]
+            self.operator("init", *way, *options)
         self.start("server", ["flower-server", "up"])
 
     def invite(self, name: str) -> Path:
@@ -76,7 +81,10 @@ class Town:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         durable.write_text(home / "datasets" / "texts.jsonl", "\n".join(lines) + "\n")
         self.volunteer(name, "init")
-        self.configure(name, {"data": ["datasets/texts.jsonl"], **settings})
+        own: dict[str, Any] = {"data": ["datasets/texts.jsonl"], "start_jitter_s": 0}
+        if self.tor is not None:
+            own["tor"] = dict(self.tor)
+        self.configure(name, own | dict(settings))
         self.volunteer(name, "join", str(invitation))
         self.start(name, ["flower-client", "run"])
 

@@ -12,6 +12,7 @@ from server.config import ServerHome, load_config
 from server.control import SuperLink
 from server.enrol import register
 from server.nodes import Node, Nodes, header_key
+from server.onion import Onion
 
 _KEY = re.compile(r"^[0-9a-f]{64}$")
 _MINUTE = 60.0
@@ -44,17 +45,29 @@ def ban(home: ServerHome, name: str) -> str:
     """Refuse a node from now on; returns a warning if Flower could not be told.
 
     The gateway reads the node book at every request, so the ban holds whether or not the SuperLink
-    is up. Flower is told as well, so that it holds no place for the node in a round.
+    is up. Flower is told as well, so that it holds no place for the node in a round. With an onion
+    service the node's key is taken away and its open connections are cut.
 
     Raises:
         UsageError: there is no such node.
+        TorError: the node is refused, but the onion service did not come back.
     """
-    load_config(home)
+    config = load_config(home)
     node = Nodes(home.nodes_db).ban(name)
+    try:
+        if config.onion:
+            Onion(home, config).revoke(name)
+    finally:
+        warning = _unregister(home, node)
+    return warning
+
+
+def _unregister(home: ServerHome, node: Node) -> str:
     if not node.flower_node_id or node.status == "banned":
         return ""
     try:
         SuperLink(home).unregister(node.flower_node_id)
     except ProcessError as err:
-        return f"the gateway refuses {name} from now on; Flower could not be told: {err.message}"
+        said = f"the gateway refuses {node.name} from now on"
+        return f"{said}; Flower could not be told: {err.message}"
     return ""

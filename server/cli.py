@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
+from federation import redaction
 from federation.errors import ConscienceError
-from server import cli_nodes, cli_versions
+from server import cli_nodes, cli_onion, cli_versions
 from server.cli_output import HOME_VARIABLE, AsJson, Home, emit, say
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli_nodes.add_to(app)
+cli_onion.add_to(app)
 cli_versions.add_to(app)
 
 
@@ -52,6 +54,9 @@ def init(  # noqa: PLR0913 (the options of one command)
         typer.Option(help="Host name or IP that nodes dial; repeat, the first is in invitations."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="The gateway's port (default: free).")] = None,
+    onion: Annotated[
+        bool, typer.Option("--onion/--no-onion", help="Reached through a Tor onion service.")
+    ] = True,
     quorum: Annotated[int | None, typer.Option(help="Fewest updates for a merge.")] = None,
     gate_data: Annotated[
         list[Path] | None, typer.Option(help="JSONL of held-out documents; repeat.")
@@ -67,7 +72,7 @@ def init(  # noqa: PLR0913 (the options of one command)
     from server.starting import init as set_up
 
     named: dict[str, object] = {"model": base, "revision": revision, "rank": rank, "alpha": alpha}
-    named |= {"addresses": address, "gateway_port": port, "quorum": quorum}
+    named |= {"addresses": address, "gateway_port": port, "quorum": quorum, "onion": onion}
     given = {key: value for key, value in named.items() if value is not None}
     place, wanted = find_home(home), new_config(parse_settings(setting or ()) | given)
     start = set_up(
@@ -93,9 +98,10 @@ def up(home: Home = None, as_json: AsJson = False) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
 
     def announce(server: Running) -> None:
-        emit(asdict(server), as_json, f"The server is up: gateway {server.gateway}.")
+        onion = f"; onion service {server.onion}" if server.onion else ""
+        emit(asdict(server), as_json, f"The server is up: gateway {server.gateway}{onion}.")
 
-    run(find_home(home), announce=announce)
+    run(find_home(home), announce=announce, say=say)
 
 
 @app.command(name="round")
@@ -135,6 +141,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 def main() -> None:
     """Run the command line; a known error is one line and its exit code."""
     is_debug = "--debug" in sys.argv[1:]
+    redaction.install()
     try:
         from federation.ownership import require_own_rooms
 
@@ -143,9 +150,9 @@ def main() -> None:
     except ConscienceError as err:
         if is_debug:
             raise
-        print(f"error: {err.message}", file=sys.stderr)
+        print(redaction.redact(f"error: {err.message}"), file=sys.stderr)
         if err.hint:
-            print(f"hint: {err.hint}", file=sys.stderr)
+            print(redaction.redact(f"hint: {err.hint}"), file=sys.stderr)
         sys.exit(err.exit_code)
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from federation import durable, settings
-from federation.errors import ConfigError
+from federation.errors import ConfigError, UsageError
+from federation.tor.settings import TorSettings
 
 HOME_VARIABLE = "CONSCIENCE_SERVER_HOME"
 
@@ -30,6 +31,11 @@ class ServerConfig(settings.Settings):
         staleness_half_life: versions after which an update's weight halves.
         addresses: host names and IP addresses in the certificate; the first is in invitations.
         gateway_port: as superlink_port: chosen at init and kept.
+        onion: whether nodes reach the gateway through a Tor onion service; then `addresses` and
+            `gateway_host` are for this machine alone.
+        onion_clients: volunteers on one onion address; beyond that, further ones share them out.
+        tor: the tor that publishes it.
+        max_daily_mb: bytes a node may move through the gateway on one day (UTC), both ways.
         max_package_bytes: None means twice the expected package.
         gate_max_tokens: per held-out document.
         gate_tolerance: share of the current loss that counts as noise.
@@ -54,6 +60,10 @@ class ServerConfig(settings.Settings):
     gateway_host: str = "127.0.0.1"
     gateway_port: int = Field(default=0, ge=0, le=65535)
     superlink_port: int = Field(default=0, ge=0, le=65535)
+    onion: bool = True
+    onion_clients: int = Field(default=300, ge=1, le=300)
+    tor: TorSettings = Field(default_factory=TorSettings)
+    max_daily_mb: int = Field(default=4096, ge=1)
     max_package_bytes: int | None = Field(default=None, ge=1)
     quantization: Literal["none", "int8", "nf4"] = "none"
     gate_max_tokens: int = Field(default=256, ge=8)
@@ -92,6 +102,11 @@ class ServerHome:
     def tls(self) -> Path:
         """Folder of the private CA and the server's certificate."""
         return self.root / "tls"
+
+    @property
+    def onion(self) -> Path:
+        """Folder of the server's tor: its addresses, who may reach them, its state."""
+        return self.root / "onion"
 
     @property
     def superlink_db(self) -> Path:
@@ -212,6 +227,21 @@ def load_config(
     return settings.load(ServerConfig, home.config, environment=chosen, flags=flags)[0]
 
 
+def load_onion_config(home: ServerHome) -> ServerConfig:
+    """`load_config` of a server that has an onion service.
+
+    Raises:
+        UsageError: this one has none.
+        ConfigError: as `load_config`.
+    """
+    config = load_config(home)
+    if not config.onion:
+        raise UsageError(
+            "this server has no onion service", hint='Set "onion" to true in server_config.json.'
+        )
+    return config
+
+
 def new_config(values: Mapping[str, Any]) -> ServerConfig:
     """Settings for a new server: defaults, environment, then `values` that are not None.
 
@@ -225,7 +255,7 @@ def new_config(values: Mapping[str, Any]) -> ServerConfig:
 
 
 def parse_settings(lines: Iterable[str]) -> dict[str, Any]:
-    """Read settings given as "key=value", values as JSON or else plain text.
+    """Read settings given as "key=value" or "tor.key=value", values as JSON or else plain text.
 
     Raises:
         ConfigError: a line without "=".
@@ -235,11 +265,20 @@ def parse_settings(lines: Iterable[str]) -> dict[str, Any]:
         key, sign, text = line.partition("=")
         if not sign:
             raise ConfigError(f"'{line}' is not a setting", hint="Write key=value.")
-        try:
-            found[key.strip()] = json.loads(text)
-        except json.JSONDecodeError:
-            found[key.strip()] = text
+        part, dot, inner = key.strip().partition(".")
+        value = _value(text)
+        if dot:
+            before = found.get(part)
+            value = (before if isinstance(before, dict) else {}) | {inner: value}
+        found[part] = value
     return found
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 (anything JSON can hold)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def save_config(home: ServerHome, config: ServerConfig) -> None:

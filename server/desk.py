@@ -13,6 +13,7 @@ from server.config import ServerConfig
 from server.gate import GateRunner
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_clients import PORT, OnionClients
 from server.registry import Registry
 from strategies.gate import GateDecision, GatePolicy, decide
 from strategies.round import Member
@@ -26,15 +27,23 @@ class ServerDesk:
         intake: what became of each package.
         registry: published versions.
         max_staleness: an offer trained further behind than this is expired, not asked for.
+        onion: the onion addresses, if there are any.
     """
 
     def __init__(
-        self, nodes: Nodes, intake: Intake, registry: Registry, *, max_staleness: int
+        self,
+        nodes: Nodes,
+        intake: Intake,
+        registry: Registry,
+        *,
+        max_staleness: int,
+        onion: OnionClients | None = None,
     ) -> None:
         self._nodes = nodes
         self._intake = intake
         self._registry = registry
         self._max_staleness = max_staleness
+        self._onion = onion
 
     def member(self, flower_node_id: int) -> Member | None:
         """The admitted node behind a Flower node id; None for strangers and banned nodes."""
@@ -76,6 +85,11 @@ class ServerDesk:
     def acknowledge(self, member: Member, verdicts: Sequence[Verdict]) -> None:
         """The node has these verdicts."""
         self._intake.acknowledge(member.node, [verdict.sha256 for verdict in verdicts])
+
+    def address(self, member: Member) -> str:
+        """The node's new address as long as an old one of its is about to go."""
+        host = "" if self._onion is None else self._onion.successor(member.name)
+        return f"{host}:{PORT}" if host else ""
 
     def version(self) -> int:
         """The current global version."""

@@ -11,8 +11,6 @@ import asyncio
 import base64
 import json
 import logging
-import time
-from collections.abc import Callable
 
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +21,7 @@ from federation.adapter.signing import pseudonym
 from federation.errors import ConscienceError, ProcessError
 from federation.invitation import MAX_ENROL_BYTES, EnrolReply, EnrolRequest
 from server.control import KEY_IN_USE, SuperLink
+from server.limits import RateLimit
 from server.nodes import EnrolmentError, Node, Nodes, header_key
 from server.registry import Registry
 
@@ -40,28 +39,6 @@ STATUS = {
 }
 
 
-class RateLimit:
-    """A token bucket for the whole gateway: behind a proxy or an onion all callers look alike."""
-
-    def __init__(
-        self, *, per_minute: float, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._per_s = per_minute / 60.0
-        self._burst = float(burst)
-        self._clock = clock
-        self._left, self._at = self._burst, clock()
-
-    def allows(self) -> bool:
-        """Take one token if there is one."""
-        now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
-        self._at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
-
-
 class Enrolment:
     """Enrols nodes, one at a time.
 
@@ -69,7 +46,7 @@ class Enrolment:
         nodes: the node book.
         superlink: registers a key with Flower.
         registry: gives the spec and the current version.
-        limit: how often anybody may try.
+        limit: how often anybody may try; before enrolment all callers look alike.
     """
 
     def __init__(

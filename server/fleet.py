@@ -19,6 +19,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from server.limits import Allowance
 from server.nodes import Nodes
 from server.traffic import Traffic
 
@@ -62,6 +63,7 @@ class Forwarder:
         ca_certificate: the authority its certificate comes from.
         nodes: the node book; only active nodes are passed.
         traffic: counts bytes per node.
+        allowance: what one node may do in all.
         grace_s: a body may take this long, plus one second a KiB.
     """
 
@@ -71,11 +73,13 @@ class Forwarder:
         ca_certificate: Path,
         nodes: Nodes,
         traffic: Traffic,
+        allowance: Allowance,
         *,
         grace_s: float = GRACE_S,
     ) -> None:
         self._nodes = nodes
         self._traffic = traffic
+        self._allowance = allowance
         self._grace_s = grace_s
         self._url = f"https://127.0.0.1:{port}"
         self._client = httpx.AsyncClient(
@@ -103,6 +107,8 @@ class Forwarder:
         key = request.headers.get(KEY_HEADER, "")
         if self._nodes.status_of(key) != "active":
             return _turned_away(path)
+        if not self._allowance.permits(key):
+            return refused(503)
         length = _content_length(request)
         if length is None:
             return refused(404)

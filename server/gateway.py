@@ -1,4 +1,4 @@
-"""The only door from outside: twelve Fleet methods, enrolment and health; 404 to all else.
+"""The only door from outside: twelve Fleet methods, enrolment, health, probes; 404 to all else.
 
     python -m server.gateway --home DIR
 
@@ -22,15 +22,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from federation import redaction
 from federation.adapter.signing import SigningKey
 from federation.invitation import ENROL_PATH, HEALTH_PATH
+from federation.probe import size_of
 from server.ca import TlsFiles
 from server.config import ServerHome, find_home, load_config
 from server.connections import WatchfulProtocol
 from server.control import SuperLink
-from server.enrol import Enrolment, RateLimit
+from server.enrol import Enrolment
 from server.fleet import PATHS, Forwarder, refused
+from server.limits import Allowance, RateLimit
 from server.nodes import Nodes
+from server.probe import Probe
 from server.registry import Registry
 from server.traffic import FLUSH_S, Traffic
 
@@ -45,9 +49,12 @@ MOST_CONNECTIONS = 512
 class Gateway:
     """The ASGI application; `lifespan` flushes traffic and closes connections at the end."""
 
-    def __init__(self, forwarder: Forwarder, enrolment: Enrolment, traffic: Traffic) -> None:
+    def __init__(
+        self, forwarder: Forwarder, enrolment: Enrolment, probe: Probe, traffic: Traffic
+    ) -> None:
         self._forwarder = forwarder
         self._enrolment = enrolment
+        self._probe = probe
         self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +74,9 @@ class Gateway:
             return await self._enrolment.answer(request)
         if plain and request.method == "GET" and path == HEALTH_PATH.encode("ascii"):
             return await self._health()
+        size = size_of(path.decode("latin-1"))
+        if plain and request.method in ("GET", "POST") and size is not None:
+            return await self._probe.answer(request, size)
         return refused(404)
 
     async def _health(self) -> Response:
@@ -98,15 +108,17 @@ def build(home: ServerHome) -> ASGIApp:
     files = TlsFiles(home.tls)
     nodes = Nodes(home.nodes_db)
     traffic = Traffic(nodes)
+    allowance = Allowance(traffic, max_daily_bytes=config.max_daily_mb * 10**6)
     public_key = SigningKey.load(home.signing_key).public_hex
     return Gateway(
-        Forwarder(config.superlink_port, files.ca_certificate, nodes, traffic),
+        Forwarder(config.superlink_port, files.ca_certificate, nodes, traffic, allowance),
         Enrolment(
             nodes,
             SuperLink(home),
             Registry(home.registry, None, public_key),
             limit=RateLimit(per_minute=ATTEMPTS_PER_MINUTE, burst=ATTEMPTS_AT_ONCE),
         ),
+        Probe(nodes, traffic, allowance),
         traffic,
     )
 
@@ -139,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="server.gateway", description="Run the gateway.")
     parser.add_argument("--home", type=Path, default=None)
     arguments = parser.parse_args()
+    redaction.install()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # httpx names every request it makes; that is noise here.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -13,6 +13,7 @@ from federation.invitation import Invitation
 from server.ca import TlsFiles
 from server.config import ServerConfig, ServerHome
 from server.nodes import Nodes
+from server.onion import Onion
 from server.registry import Registry
 
 DEFAULT_LIFE = "7d"
@@ -36,10 +37,12 @@ def parse_life(text: str) -> timedelta:
 def invite(home: ServerHome, config: ServerConfig, name: str, *, life: timedelta) -> Invitation:
     """Make an invitation for a node called `name`.
 
-    A name that was invited before and has not joined gets a new token; the old one is void.
+    A name that was invited before and has not joined gets a new token and a new key to the onion
+    service; the old ones are void.
 
     Raises:
         UsageError: not a usable name, or a node of that name has joined.
+        TorError: the key could not be published.
     """
     if not _NAME.match(name):
         raise UsageError(
@@ -49,24 +52,28 @@ def invite(home: ServerHome, config: ServerConfig, name: str, *, life: timedelta
     spec = Registry(home.registry, None, key.public_hex).spec
     expires_at = datetime.now(UTC) + life
     token = secrets.token_hex(32)
-    made = invitation.seal(
+    # The book first: it refuses a name that has joined, before that node's key is replaced.
+    nodes = Nodes(home.nodes_db)
+    nodes.invite(name, token_sha256=invitation.token_hash(token), expires_at=expires_at.timestamp())
+    address, onion_key = f"{_in_url(config.addresses[0])}:{config.gateway_port}", ""
+    if config.onion:
+        address, onion_key = Onion(home, config).grant(name)
+    return invitation.seal(
         Invitation(
             label=name,
-            address=f"{_in_url(config.addresses[0])}:{config.gateway_port}",
+            address=address,
             ca_certificate=TlsFiles(home.tls).ca_certificate.read_text(encoding="ascii"),
             base_ref=spec.base_ref,
             base_hash=spec.base_hash,
             spec_hash=spec.spec_hash,
             bundle_hash=bundle.bundle_hash(),
             token=token,
+            onion_key=onion_key,
             operator_key=key.public_hex,
             expires_at=expires_at.isoformat(timespec="seconds"),
         ),
         key,
     )
-    nodes = Nodes(home.nodes_db)
-    nodes.invite(name, token_sha256=invitation.token_hash(token), expires_at=expires_at.timestamp())
-    return made
 
 
 def _in_url(address: str) -> str:

@@ -40,6 +40,9 @@ CREATE TABLE IF NOT EXISTS nodes (
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS by_supernode ON nodes (supernode_key) WHERE supernode_key != '';
 CREATE UNIQUE INDEX IF NOT EXISTS by_signing ON nodes (signing_key) WHERE signing_key != '';
+CREATE TABLE IF NOT EXISTS daily (
+    supernode_key TEXT PRIMARY KEY, day INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
 PRAGMA user_version = 1;
 """
 
@@ -223,6 +226,19 @@ class Nodes:
                 "last_seen = ? WHERE supernode_key = ?",
                 [(up, down, now, key) for key, (up, down) in traffic.items() if key],
             )
+            db.executemany(
+                "INSERT INTO daily SELECT supernode_key, ?1, ?2 FROM nodes "
+                "WHERE supernode_key = ?3 ON CONFLICT DO UPDATE SET day = ?1, "
+                "bytes = CASE WHEN day = ?1 THEN bytes + ?2 ELSE ?2 END",
+                [(_day(now), up + down, key) for key, (up, down) in traffic.items() if key],
+            )
+
+    def bytes_today(self, supernode_key: str) -> int:
+        """Bytes that this node has moved on this day (UTC), both ways."""
+        query = "SELECT bytes FROM daily WHERE supernode_key = ? AND day = ?"
+        with self._transaction() as db:
+            found = db.execute(query, (supernode_key, _day(self._clock()))).fetchone()
+        return int(found[0]) if found else 0
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[Node]:
         query = f"SELECT {_COLUMNS} FROM nodes WHERE {where}"  # noqa: S608 (constants of ours)
@@ -256,6 +272,11 @@ def header_key(openssh_line: str) -> str:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return base64.b64encode(pem).decode("ascii")
+
+
+def _day(now: float) -> int:
+    """Days since 1970 (UTC)."""
+    return int(now // 86_400)
 
 
 def _find_token(

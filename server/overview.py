@@ -7,9 +7,11 @@ from typing import Any
 
 from federation.adapter.signing import SigningKey
 from server.ca import TlsFiles
-from server.config import ServerHome, load_config
+from server.config import ServerHome, load_config, load_onion_config
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_clients import PORT, OnionClients
+from server.onion_state import read_state
 from server.registry import Registry
 from server.rounds import report_paths
 from server.serve import answers, running
@@ -41,6 +43,7 @@ def overview(home: ServerHome) -> dict[str, Any]:
         "up": server is not None,
         "healthy": server is not None and answers(TlsFiles(home.tls), config.gateway_port),
         "gateway": f"{config.gateway_host}:{config.gateway_port}",
+        "onion": str(read_state(home.onion)) if config.onion else "none",
         "base": registry.spec.base_ref,
         "current": registry.current,
         "versions": len(registry.versions()),
@@ -52,6 +55,23 @@ def overview(home: ServerHome) -> dict[str, Any]:
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
     }
+
+
+def onion_overview(home: ServerHome, *, show_address: bool) -> dict[str, Any]:
+    """State and addresses of the onion service as JSON.
+
+    Raises:
+        UsageError: this server has none.
+    """
+    config = load_onion_config(home)
+    state = read_state(home.onion)
+    shown = {key: getattr(state, key) for key in ("state", "percent", "tag", "reason")}
+    rows: list[dict[str, Any]] = [
+        {"name": s.folder.name, "volunteers": s.volunteers, "retires_at": s.retires_at}
+        | ({"address": f"{s.host}:{PORT}"} if show_address else {})
+        for s in OnionClients(home.onion, config.onion_clients).shards()
+    ]
+    return {**shown, "text": str(state), "addresses": rows}
 
 
 def node_rows(home: ServerHome) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""`flower-server up`: SuperLink, executor and gateway as children of one process."""
+"""`flower-server up`: tor, SuperLink, executor and gateway as children of one process.
+
+Rounds on this machine do not depend on the onion service: tor is started first and everything else
+beside it. `up` announces itself when the service is reachable, or with the reason why it is not.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from federation import durable
 from federation.errors import ProcessError
@@ -21,11 +25,18 @@ from federation.flower_env import ONE_HEAP
 from federation.invitation import HEALTH_PATH
 from federation.leash import GRACE_S
 from federation.processes import Child, Supervisor, free_port, is_listening
+from federation.tor.process import held, prepare, tor_child
+from federation.tor.program import find_program
 from server import ca
+from server.alive import is_alive
 from server.config import ServerConfig, ServerHome, save_config
 from server.control import environment, program, write_connection
+from server.onion import Onion
+from server.onion_tor import is_answering
+from server.onion_watch import OnionWatch
 from server.starting import require_ready
 
+SHIM = (sys.executable, "-P", "-m", "server.shim")
 PROBE_S = 2.0
 PAUSE_S = 0.2
 READY_S = 180.0
@@ -35,12 +46,17 @@ ORPHANS_S = 2 * GRACE_S
 
 @dataclass(frozen=True)
 class Running:
-    """A server that is up."""
+    """A server that is up.
+
+    Attributes:
+        onion: state of the onion service when it was announced; "" for a server without one.
+    """
 
     pid: int
     gateway: str
     superlink_port: int
     started_at: float
+    onion: str = ""
 
 
 class Liveness:
@@ -72,17 +88,25 @@ class Liveness:
         return False
 
 
-def up(home: ServerHome, *, announce: Callable[[Running], None]) -> None:
+def up(
+    home: ServerHome,
+    *,
+    announce: Callable[[Running], None],
+    say: Callable[[str], None] = lambda _line: None,
+) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Args:
         home: a server that `init` has set up.
-        announce: called once, when everything answers.
+        announce: called once, when everything answers and it is known how the start of the onion
+            service went: reachable, or degraded after `tor.start_s` at the latest.
+        say: told how far the onion service has come.
 
     Raises:
-        ConfigError: not set up.
+        ConfigError: not set up, or the onion service would be open to everybody.
         PermissionsError: a private file is open to others.
         ConscienceError: it is up already.
+        TorError: there is no tor program.
         ProcessError: a port is taken or a child did not start.
     """
     config = require_ready(home)
@@ -91,7 +115,9 @@ def up(home: ServerHome, *, announce: Callable[[Running], None]) -> None:
     busy = f"the server at {home.root} is up already"
     try:
         with durable.locked(home.up_lock, timeout_s=0.0, busy=busy):
-            _run(home, _prepare(home, config), announce)
+            config = _prepare(home, config)
+            with _onion(home, config, say) as (tor, watch):
+                _run(home, config, tor, _Herald(home, config, watch, announce))
     finally:
         os.umask(before)
 
@@ -103,11 +129,11 @@ def running(home: ServerHome) -> Running | None:
         found = Running(**content)
     except (OSError, ValueError, TypeError):
         return None
-    return found if _is_alive(found) else None
+    return found if is_alive(found.pid, found.started_at) else None
 
 
 def children(home: ServerHome, config: ServerConfig) -> list[Child]:
-    """The three processes, in the order they start."""
+    """The three processes beside tor, in the order they start."""
     files = ca.TlsFiles(home.tls)
     shared = environment(home)
     host = _dialled(config.gateway_host)
@@ -137,7 +163,8 @@ def children(home: ServerHome, config: ServerConfig) -> list[Child]:
         Child(
             name="superexec",
             argv=[
-                str(program("flower-superexec")),
+                *SHIM,
+                "flower-superexec",
                 *("--runtime-api-address", superlink),
                 *("--root-certificates", str(files.ca_certificate)),
                 *secret,
@@ -161,7 +188,9 @@ def children(home: ServerHome, config: ServerConfig) -> list[Child]:
     ]
 
 
-def answers(files: ca.TlsFiles, port: int, host: str = "127.0.0.1") -> bool:
+def answers(
+    files: ca.TlsFiles, port: int, host: str = "127.0.0.1", *, timeout_s: float = PROBE_S
+) -> bool:
     """Whether our process behind a port of this machine answers `/health` over our TLS."""
     trust = ssl.create_default_context(cafile=str(files.ca_certificate))
     # The address listened on need not be a name that nodes dial; the authority is ours alone.
@@ -171,15 +200,43 @@ def answers(files: ca.TlsFiles, port: int, host: str = "127.0.0.1") -> bool:
     )
     url = f"https://{f'[{host}]' if ':' in host else host}:{port}{HEALTH_PATH}"
     try:
-        with opener.open(url, timeout=PROBE_S) as answer:
+        with opener.open(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
-def _run(home: ServerHome, config: ServerConfig, announce: Callable[[Running], None]) -> None:
+@contextmanager
+def _onion(
+    home: ServerHome, config: ServerConfig, say: Callable[[str], None]
+) -> Iterator[tuple[Sequence[Child], OnionWatch | None]]:
+    """Make the onion folder ready and watch it; gives the tor to start."""
+    if not config.onion:
+        yield [], None
+        return
+    onion = Onion(home, config)
+    torrc = onion.prepare()
+    with held(home.onion):
+        prepare(home.onion, torrc, config.tor)
+        made = tor_child(
+            home.onion,
+            find_program(config.tor.program),
+            config.tor,
+            log_path=home.logs / "tor.log",
+        )
+        tor = replace(
+            made,
+            ready=None,
+            may_restart=lambda: not onion.problem(),
+            alive=Liveness(lambda: is_answering(home.onion)),
+        )
+        with OnionWatch(onion, pid=os.getpid(), start_s=config.tor.start_s, say=say) as watch:
+            yield [tor], watch
+
+
+def _run(home: ServerHome, config: ServerConfig, tor: Sequence[Child], herald: _Herald) -> None:
     try:
-        Supervisor(children(home, config)).run(_announcing(home, config, announce))
+        Supervisor([*tor, *children(home, config)]).run(herald.look)
     finally:
         home.running.unlink(missing_ok=True)
 
@@ -212,38 +269,39 @@ def _await_orphans(config: ServerConfig, clock: Callable[[], float] = time.monot
 
 
 def _write_commands(home: ServerHome) -> None:
-    line = " ".join(shlex.quote(part) for part in (sys.executable, "-P", "-m", "server.shim"))
+    line = " ".join(shlex.quote(part) for part in (*SHIM, "flwr-serverapp"))
     script = f'#!/bin/sh\nexec {line} "$@"\n'
     durable.write_bytes(home.commands / "flwr-serverapp", script.encode(), mode=0o700)
 
 
-def _announcing(
-    home: ServerHome, config: ServerConfig, announce: Callable[[Running], None]
-) -> Callable[[], None]:
-    waiting = [True]
+class _Herald:
+    """Writes `running.json` when everything answers, and announces once there is no more to see."""
 
-    def each() -> None:
-        if waiting.pop() if waiting else False:
-            address = f"{config.gateway_host}:{config.gateway_port}"
-            now = Running(os.getpid(), address, config.superlink_port, time.time())
-            content: dict[str, Any] = vars(now)
-            durable.write_text(home.running, json.dumps(content) + "\n")
-            announce(now)
+    def __init__(
+        self,
+        home: ServerHome,
+        config: ServerConfig,
+        watch: OnionWatch | None,
+        announce: Callable[[Running], None],
+    ) -> None:
+        self._home = home
+        self._config = config
+        self._watch = watch
+        self._announce = announce
+        self._server: Running | None = None
+        self._is_done = False
 
-    return each
+    def look(self) -> None:
+        if self._server is None:
+            address = f"{self._config.gateway_host}:{self._config.gateway_port}"
+            port = self._config.superlink_port
+            self._server = Running(os.getpid(), address, port, time.time())
+            durable.write_text(self._home.running, json.dumps(asdict(self._server)) + "\n")
+        state = None if self._watch is None else self._watch.state
+        if not self._is_done and (state is None or state.is_settled):
+            self._is_done = True
+            self._announce(replace(self._server, onion="" if state is None else str(state)))
 
 
 def _dialled(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 (comparison only)
-
-
-def _is_alive(server: Running) -> bool:
-    """Whether it is that very process: after a crash its number may be another's, or a zombie's."""
-    import psutil
-
-    try:
-        process = psutil.Process(server.pid)
-        has_ended = process.status() == psutil.STATUS_ZOMBIE
-        return not has_ended and process.create_time() <= server.started_at
-    except psutil.Error:
-        return False

@@ -15,11 +15,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from federation import durable
 from federation.adapter.signing import SigningKey
+from federation.redaction import redact
 from server.config import ServerConfig, ServerHome, find_home, load_config
 from server.desk import ServerDesk, ServerGate
 from server.gate import GateRunner
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_clients import OnionClients
 from server.registry import Registry
 from server.rounds import next_report_path, report_paths
 from strategies.adapter_fedavg import AdapterFedAvg, Timing
@@ -50,7 +52,8 @@ def main(grid: Grid, context: Context) -> None:
             strategy.run(grid)
             report: dict[str, Any] = asdict(strategy.report) | {"run_id": context.run_id}
             path = next_report_path(home)
-            durable.write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+            text = redact(json.dumps(report, indent=2, ensure_ascii=False))
+            durable.write_text(path, text + "\n")
             logger.info("round report: %s", path.name)
 
 
@@ -60,7 +63,8 @@ def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> Ada
     registry = Registry(home.registry, key, key.public_hex, candidates=home.candidates)
     intake = Intake(home.intake_db)
     nodes = Nodes(home.nodes_db)
-    desk = ServerDesk(nodes, intake, registry, max_staleness=config.max_staleness)
+    onion = OnionClients(home.onion, config.onion_clients) if config.onion else None
+    desk = ServerDesk(nodes, intake, registry, max_staleness=config.max_staleness, onion=onion)
     spec = registry.spec
     limit = config.max_package_bytes or 2 * spec.tensor_bytes + 65_536
     spool = Spool(home.spool, max_bytes_each=limit, max_total_bytes=1024 * limit)

@@ -20,6 +20,7 @@ from server.config import ServerConfig, ServerHome, load_config, save_config
 from server.gate import add_documents, open_base_of
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_clients import OnionClients
 from server.registry import Registry
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def init(
     key = make_secrets(home, config)
     for folder in (home.spool, home.candidates, home.rounds, home.logs, home.gate, home.flwr):
         durable.make_folder(folder)
+    if config.onion:
+        OnionClients(home.onion, config.onion_clients).settle()
     Nodes(home.nodes_db)
     Intake(home.intake_db)
     registry = Registry(home.registry, key, key.public_hex, candidates=home.candidates)

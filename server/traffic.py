@@ -19,6 +19,10 @@ class Traffic:
         had_up, had_down = self._waiting.get(key, (0, 0))
         self._waiting[key] = (had_up + up, had_down + down)
 
+    def today(self, key: str) -> int:
+        """Bytes of that node on this day (UTC), both ways."""
+        return self._nodes.bytes_today(key) + sum(self._waiting.get(key, ()))
+
     def flush(self) -> None:
         """Write what has come since the last flush."""
         waiting, self._waiting = self._waiting, {}

@@ -24,7 +24,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from federation import heap, protocol
+from federation import heap, padding, protocol
 from federation.errors import ConscienceError
 from federation.protocol import (
     Body,
@@ -60,6 +60,9 @@ class Desk(Protocol):
 
     def acknowledge(self, member: Member, verdicts: Sequence[Verdict]) -> None:
         """The node has these verdicts."""
+
+    def address(self, member: Member) -> str:
+        """The "host:port" that the node should dial from now on; "" for no change."""
 
     def version(self) -> int:
         """The current global version."""
@@ -213,16 +216,18 @@ class AdapterFedAvg(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the current adapter to the nodes that lack it, and verdicts to whom they belong."""
+        """Send the current adapter, verdicts, a new address to the nodes that lack them."""
         self._deploy_started = self._clock()
         messages = []
         for node_id, peer in self._peers.items():
             version = self.desk.version()
             news = self.desk.verdicts(peer.member, peer.offers)
             peer.told = tuple(verdict for verdict in news if verdict.sha256 not in peer.heard)
-            if peer.held >= version and not peer.told:
+            address = self.desk.address(peer.member)
+            if peer.held >= version and not (peer.told or address):
                 continue
-            body = Deploy(version=version, chain=self.desk.chain(peer.held), verdicts=peer.told)
+            chain = self.desk.chain(peer.held)
+            body = Deploy(version=version, chain=chain, verdicts=peer.told, address=address)
             blob = arrays if peer.held < version else None
             messages.append(self._message(node_id, MessageType.EVALUATE, body, blob))
         return messages
@@ -320,13 +325,18 @@ class AdapterFedAvg(FedAvg):
         if self.policy.mode == "collect" and not peer.want:
             self._lose(peer.member, "collect", "sent a package that was not asked for")
             return
+        try:
+            package = padding.cut(data, body.size_bytes)
+        except ConscienceError as err:
+            self._lose(peer.member, "collect", err.message)
+            return
         arrival = Arrival(
             node=peer.member.node,
             flower_node=reply.metadata.src_node_id,
             received_at=datetime.now(UTC).isoformat(timespec="seconds"),
             round=self.report.version_before + 1,
         )
-        refusal = self.work.take(data, arrival)
+        refusal = self.work.take(package, arrival)
         if refusal is not None:
             self._lose(peer.member, "collect", f"{refusal.code}: {refusal.detail}")
 

@@ -154,7 +154,7 @@ class Round:
         self.shelf = shelf
         self.ledger = ledger
 
-    def take(self, data: bytes, arrival: Arrival) -> Refusal | None:
+    def take(self, data: bytes | memoryview, arrival: Arrival) -> Refusal | None:
         """Store a package as it came; nothing is read from it yet.
 
         Returns:

@@ -202,7 +202,7 @@ class Spool:
                 f"the spool holds as much as it may ({self.max_total_bytes} bytes)",
                 hint="Finish the round, or raise the limit in server_config.json.",
             )
-        durable.write_bytes(self._package_path(sha256), bytes(data))
+        durable.write_bytes(self._package_path(sha256), data)
         durable.write_bytes(self._arrival_path(sha256), canonical(asdict(arrival)))
         return SpoolEntry(sha256, len(data), arrival)
 

@@ -25,6 +25,10 @@ class FakeGateway:
         enrol: body of `POST /enrol` -> status and body.
         ahead: its clock minus ours.
         asked: path of each request.
+        statuses: path of a GET -> its status; 200 for all others.
+        told: headers of the last request.
+        heard: headers of each request, in lower case.
+        leads_to: where every answer redirects, if it does.
     """
 
     address: str = ""
@@ -32,7 +36,11 @@ class FakeGateway:
     enrol: Callable[[bytes], Answer] = lambda _body: (503, b"")
     ahead: timedelta = timedelta()
     asked: list[str] = field(default_factory=list)
+    heard: list[dict[str, str]] = field(default_factory=list)
     names_a_time: bool = True
+    statuses: dict[str, int] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
+    leads_to: str = ""
 
 
 @contextmanager
@@ -68,14 +76,18 @@ class _Server(ThreadingHTTPServer):
 def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(200, b"{}")
+            self._answer(gateway.statuses.get(self.path, 200), b"{}")
 
         def do_POST(self) -> None:
             self._answer(*gateway.enrol(self.rfile.read(int(self.headers["content-length"]))))
 
         def _answer(self, status: int, body: bytes) -> None:
             gateway.asked.append(self.path)
-            self.send_response_only(status)
+            gateway.told = {name.lower(): value for name, value in self.headers.items()}
+            gateway.heard.append({name.lower(): text for name, text in self.headers.items()})
+            self.send_response_only(307 if gateway.leads_to else status)
+            if gateway.leads_to:
+                self.send_header("Location", gateway.leads_to)
             if gateway.names_a_time:
                 time = datetime.now(UTC) + gateway.ahead
                 self.send_header("Date", format_datetime(time, usegmt=True))

@@ -18,17 +18,19 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from federation import invitation
-from federation.adapter.signing import SigningKey
+from federation.adapter.signing import SigningKey, pseudonym
 from federation.errors import ProcessError
 from federation.processes import free_port
 from server.ca import TlsFiles
 from server.config import ServerHome, load_config
 from server.control import SuperLink
-from server.enrol import Enrolment, RateLimit
+from server.enrol import Enrolment
 from server.fleet import Forwarder
 from server.gateway import Gateway
 from server.invitations import invite
+from server.limits import Allowance, RateLimit
 from server.nodes import Nodes
+from server.probe import Probe
 from server.registry import Registry
 from server.traffic import Traffic
 from tests.server_home import NodeKeys, make_home, node_keys
@@ -90,12 +92,15 @@ class Bench:
     def __post_init__(self) -> None:
         self.superlink = FakeSuperLink(self.home)
         self.traffic = Traffic(self.nodes)
+        self.allowance = Allowance(self.traffic, max_daily_bytes=10**9, clock=lambda: 0.0)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Gateway]:
         """A gateway for the length of the block."""
         certificate = TlsFiles(self.home.tls).ca_certificate
-        forwarder = Forwarder(self.port, certificate, self.nodes, self.traffic, grace_s=1.0)
+        forwarder = Forwarder(
+            self.port, certificate, self.nodes, self.traffic, self.allowance, grace_s=1.0
+        )
         public_key = SigningKey.load(self.home.signing_key).public_hex
         enrolment = Enrolment(
             self.nodes,
@@ -103,7 +108,8 @@ class Bench:
             Registry(self.home.registry, None, public_key),
             limit=RateLimit(per_minute=60, burst=8, clock=lambda: 0.0),
         )
-        yield Gateway(forwarder, enrolment, self.traffic)
+        probe = Probe(self.nodes, self.traffic, self.allowance)
+        yield Gateway(forwarder, enrolment, probe, self.traffic)
         await forwarder.close()
 
     def send(self, *requests: httpx.Request, at_once: bool = False) -> list[httpx.Response]:
@@ -177,4 +183,4 @@ def admit(nodes: Nodes, name: str, keys: NodeKeys) -> None:
     nodes.invite_for(name, token_sha256=name.ljust(64, "0"), seconds=60)
     signing = keys.signing.public_hex
     nodes.claim(name.ljust(64, "0"), supernode_key=keys.header, signing_key=signing)
-    nodes.activate(name, pseudonym=signing[:16], flower_node_id="1")
+    nodes.activate(name, pseudonym=pseudonym(signing), flower_node_id="1")

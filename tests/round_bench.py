@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from federation import protocol
+from federation import padding, protocol
 from federation.adapter.format import AdapterSpec, Arrays, initial_arrays
 from federation.adapter.manifest import sha256_of
 from federation.adapter.signing import SigningKey, pseudonym
@@ -21,6 +21,7 @@ from federation.protocol import CollectReply, DeployReply, HelloReply, Offer
 from server.desk import ServerDesk
 from server.intake import Intake
 from server.nodes import Nodes
+from server.onion_clients import OnionClients
 from server.registry import Registry
 from strategies.adapter_fedavg import AdapterFedAvg, Timing
 from strategies.gate import GateDecision
@@ -43,6 +44,7 @@ class HandNode:
     held: int = 0
     told: list[protocol.Verdict] = field(default_factory=list)
     blobs: int = 0
+    addresses: list[str] = field(default_factory=list)
 
     @property
     def node(self) -> str:
@@ -68,14 +70,13 @@ class HandNode:
             self.told += protocol.parse(protocol.Collect, text).verdicts
             if self.twist is not None:
                 return self.twist(message, self)
-            return reply_with(
-                message,
-                CollectReply(node=self.node, held_version=self.held, sha256=self.sha256),
-                self.package,
+            return collected(
+                message, self.package, node=self.node, held_version=self.held, sha256=self.sha256
             )
         deploy = protocol.parse(protocol.Deploy, text)
         self.told += deploy.verdicts
         self.held = deploy.version
+        self.addresses.append(deploy.address)
         body = DeployReply(node=self.node, held_version=self.held, accepted=True)
         return reply_with(message, body)
 
@@ -120,6 +121,7 @@ class Bench:
             self.registry.publish(initial_arrays(self.spec, 0), strategy="initial", spec=self.spec)
         self.nodes = Nodes(folder / "nodes.sqlite")
         self.intake = Intake(folder / "intake.sqlite")
+        self.onion: OnionClients | None = None
         self.people: list[HandNode] = []
         self.origin = sha256_of(self.registry.manifest(0))
 
@@ -140,7 +142,7 @@ class Bench:
 
     def strategy(self, **policy: Any) -> AdapterFedAvg:
         """A strategy over the records on disk, as a fresh process would build it."""
-        desk = ServerDesk(self.nodes, self.intake, self.registry, max_staleness=3)
+        desk = ServerDesk(self.nodes, self.intake, self.registry, max_staleness=3, onion=self.onion)
         spool = Spool(self.folder / "spool", max_bytes_each=LIMIT, max_total_bytes=100 * LIMIT)
         work = Round(self.spec, spool, desk.members(), self.registry, self.intake)
         timing = Timing(gather_s=0.0, hello_s=0.0, collect_s=0.0, deploy_s=0.0, poll_s=0.0)
@@ -166,6 +168,12 @@ def reply_with(message: Message, body: protocol.Body, blob: bytes | None = None)
         array = Array(dtype="uint8", shape=(len(blob),), stype=protocol.BLOB_KIND, data=blob)
         content["blob"] = ArrayRecord({"blob": array})
     return Message(content, reply_to=message)
+
+
+def collected(message: Message, package: bytes, **fields: Any) -> Message:
+    """A reply to collect with `package`, padded as a node pads it."""
+    body = CollectReply(size_bytes=len(package), **fields)
+    return reply_with(message, body, padding.pad(package))
 
 
 def equal(one: Arrays, other: Arrays) -> bool:

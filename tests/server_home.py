@@ -52,10 +52,10 @@ def node_keys() -> NodeKeys:
 
 
 def make_home(folder: Path, spec: AdapterSpec | None = None, **settings: object) -> ServerHome:
-    """What `init` leaves behind, but for a spec of ours and with no model loaded."""
+    """What `init --no-onion` leaves behind, but for a spec of ours and with no model loaded."""
     home = ServerHome(durable.make_folder(folder))
     config = ServerConfig.model_validate(
-        {"gateway_port": 1, "superlink_port": 2, "quorum": 1, **settings}
+        {"gateway_port": 1, "superlink_port": 2, "quorum": 1, "onion": False, **settings}
     )
     save_config(home, config)
     key = make_secrets(home, config)

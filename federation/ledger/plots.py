@@ -64,9 +64,54 @@ def demo_picture(table: DemoTable, path: Path) -> None:
     _draw_losses(figure.add_subplot(grid[:, 0]), table)
     _draw_traffic(figure.add_subplot(grid[0, 1]), table.traffic)
     _draw_phases(figure.add_subplot(grid[1, 1]), table.phases)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    durable.write_bytes(path, picture.getvalue())
+    _save(figure, path)
+
+
+def way_picture(
+    rates: Mapping[str, tuple[float, float]], waits_ms: Sequence[float], path: Path
+) -> None:
+    """Draw what the way to the server carries into the PNG file `path`, 1000 pixels wide.
+
+    Args:
+        rates: size of a transfer, in words -> KiB/s up and down.
+        waits_ms: time to the first byte of each small request.
+        path: target.
+    """
+    figure = Figure(figsize=(10.0, 4.2), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
+    _draw_rates(left, rates)
+    _draw_waits(right, waits_ms)
+    _save(figure, path)
+
+
+def _draw_rates(axes: Axes, rates: Mapping[str, tuple[float, float]]) -> None:
+    for shift, column, name, colour in ((-0.2, 0, "up", GREEN), (0.2, 1, "down", SKY)):
+        values = [pair[column] for pair in rates.values()]
+        places = [place + shift for place in range(len(rates))]
+        bars = axes.barh(places, values, height=0.36, color=colour, label=name)
+        axes.bar_label(bars, [f"{value:.0f}" for value in values], padding=4, color=INK)
+    axes.set_yticks(range(len(rates)), list(rates))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.2 * max((max(pair) for pair in rates.values()), default=1.0))
+    axes.set_xlabel("KiB/s")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2)
+    _title(axes, "How fast, by size of the transfer")
+    _plain(axes)
+
+
+def _draw_waits(axes: Axes, waits_ms: Sequence[float]) -> None:
+    ordered = sorted(waits_ms)
+    shares = [100 * (place + 1) / len(ordered) for place in range(len(ordered))]
+    axes.step(ordered, shares, where="post", color=BLUE, linewidth=2)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 103)
+    axes.grid(color="#EEEEEE")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("ms to the first byte")
+    axes.set_ylabel("% of requests")
+    _title(axes, "How long a small request waits")
+    _plain(axes)
 
 
 def _draw_losses(axes: Axes, table: DemoTable) -> None:
@@ -173,3 +218,9 @@ def _plain(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0, labelsize=11)
     axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    durable.write_bytes(path, picture.getvalue())

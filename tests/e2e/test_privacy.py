@@ -7,10 +7,9 @@ installed it writes down every connect() of every process.
 from __future__ import annotations
 
 import json
+import platform
 import re
-import shutil
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from town import Town
 
 from server.ca import TlsFiles
+from tests import strace_log
 from tests.e2e.conftest import SETTINGS, rows_of
 from tests.e2e.listener import Listener
 
@@ -30,10 +30,12 @@ CANARIES = {
     "config": "CANARY-config-19ce-albacora",
     "environment": "CANARY-environ-77aa-quejigo",
 }
-STRACE = ("strace", "-D", "-f", "-ff", "-qq", "--seccomp-bpf", "-e", "trace=connect", "-o")
-ADDRESS = re.compile(
-    r'sa_family=AF_INET6?,.*?(?:inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)")'
-)
+REQUEST = re.compile(rb"(?:GET|POST) (/\S*) HTTP/1\.1\r\n((?:[\w-]+: [^\r\n]*\r\n)+)\r\n")
+NAMES = {"accept", "accept-encoding", "connection", "host", "user-agent"}
+OF_A_BODY = {"content-length", "content-type"}
+OF_FLOWER = {"flwr-component-name", "flwr-package-name", "flwr-package-version"}
+OF_A_KEY = {"flwr-public-key", "flwr-signature", "flwr-timestamp"}
+SHORTEST_FACT = 5  # shorter ones turn up in any megabyte of weights
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,15 @@ class Watched:
 
     package: bytes
     sent: bytes
-    called: tuple[str, ...]
+    called: tuple[strace_log.Attempt, ...]
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """Run it, with a canary in everything that must not leave."""
     place = tmp_path_factory.mktemp("watched")
-    connects = place / "connects"
-    connects.mkdir()
-    wrap = (*STRACE, str(connects / "trace")) if shutil.which("strace") else ()
+    trace = place / "trace"
+    wrap = strace_log.wrap(trace) if strace_log.is_installed() else ()
     town = Town(place / "town", wrap=wrap)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY", CANARIES["environment"])
@@ -61,7 +62,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         finally:
             town.stop()
     assert report["outcome"]["merged"], report
-    return Watched(package, sent, tuple(_called(connects)))
+    return Watched(package, sent, tuple(strace_log.read(trace)))
 
 
 def test_h19_canaries_are_in_no_package_and_in_no_request_body(watched: Watched) -> None:
@@ -75,11 +76,33 @@ def test_h19_canaries_are_in_no_package_and_in_no_request_body(watched: Watched)
             assert form.encode() not in watched.package, name
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_no_request_says_more_than_it_needs(watched: Watched) -> None:
+    """The names of all headers, by route; a new one must be looked at by somebody."""
+    seen = dict[str, set[str]]()
+    for path, headers in REQUEST.findall(watched.sent):
+        names = {line.partition(b":")[0].decode().lower() for line in headers.splitlines()}
+        kind = path.decode().split("/")[1]
+        seen[kind] = seen.get(kind, set()) | names
+    assert seen == {
+        "health": NAMES,
+        "enrol": NAMES | OF_A_BODY,
+        "v1": NAMES | OF_A_BODY | OF_FLOWER | OF_A_KEY,
+    }
+
+
+def test_no_fact_about_the_machine_is_in_what_it_sends(watched: Watched) -> None:
+    facts = {platform.node(), platform.machine(), platform.release(), platform.version()}
+    facts |= {platform.platform(), platform.python_version(), *_processors()}
+    told = [fact for fact in facts if len(fact) >= SHORTEST_FACT]
+    assert len(told) >= 3
+    sent = watched.sent.lower()
+    assert [fact for fact in told if fact.lower().encode() in sent] == []
+
+
+@pytest.mark.skipif(not strace_log.is_installed(), reason="needs strace")
 def test_h27_a_whole_round_connects_to_loopback_only(watched: Watched) -> None:
     assert len(watched.called) > 20, "the tracer saw no connections"
-    elsewhere = {address for address in watched.called if not _is_loopback(address)}
-    assert elsewhere == set()
+    assert strace_log.leaks(watched.called) == []
 
 
 def _listen_to_a_round(town: Town) -> tuple[bytes, bytes, dict[str, Any]]:
@@ -106,12 +129,8 @@ def _listen_to_a_round(town: Town) -> tuple[bytes, bytes, dict[str, Any]]:
     return package, bytes(listener.sent), report
 
 
-def _called(connects: Path) -> Iterator[str]:
-    for path in connects.iterdir():
-        for line in path.read_text(errors="replace").splitlines():
-            if match := ADDRESS.search(line):
-                yield match[1] or match[2]
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address in ("::1", "::ffff:127.0.0.1")
+def _processors() -> set[str]:
+    """What the kernel calls the machine's processors."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 
+from federation import padding
 from federation.adapter.delta import encode
 from federation.adapter.format import Arrays, initial_arrays
 from federation.adapter.manifest import PackageManifest, canonical
@@ -22,7 +23,7 @@ from federation.adapter.package import PACKAGE_MEMBERS, build_package
 from federation.adapter.signing import sign
 from federation.protocol import CollectReply
 from tests.adapter_samples import FACTS, make_package, make_spec, random_arrays
-from tests.round_bench import LIMIT, Bench, HandNode, equal, reply_with
+from tests.round_bench import LIMIT, Bench, HandNode, collected, equal, reply_with
 
 pytestmark = [pytest.mark.security, pytest.mark.strategies]
 Spoil = Callable[[Bench, HandNode], bytes]
@@ -242,10 +243,33 @@ def _foreign_keys(message: Message, node: HandNode) -> Message:
 
 
 def _unasked_claims(message: Message, node: HandNode) -> Message:
-    return reply_with(message, CollectReply(node=node.node, sha256="f" * 64), b"not what I named")
+    return collected(message, b"not what I named", node=node.node, sha256="f" * 64)
 
 
-@pytest.mark.parametrize("twist", [_raises, _silent, _empty_body, _foreign_keys, _unasked_claims])
+def _unpadded(message: Message, node: HandNode) -> Message:
+    size = len(node.package)
+    assert padding.padded_size(size) > size, "choose another package"
+    body = CollectReply(node=node.node, sha256=node.sha256, size_bytes=size)
+    return reply_with(message, body, node.package)
+
+
+def _says_another_size(message: Message, node: HandNode) -> Message:
+    size = len(node.package) - 1
+    assert padding.padded_size(size) == padding.padded_size(size + 1), "choose another package"
+    body = CollectReply(node=node.node, sha256=node.sha256, size_bytes=size)
+    return reply_with(message, body, padding.pad(node.package))
+
+
+def _says_no_size(message: Message, node: HandNode) -> Message:
+    body = CollectReply(node=node.node, sha256=node.sha256)
+    return reply_with(message, body, padding.pad(node.package))
+
+
+TWISTS = [_raises, _silent, _empty_body, _foreign_keys, _unasked_claims]
+TWISTS += [_unpadded, _says_another_size, _says_no_size]
+
+
+@pytest.mark.parametrize("twist", TWISTS)
 def test_h12_a_spoiled_reply_changes_nothing(
     tmp_path: Path, twist: Callable[[Message, HandNode], Message | None]
 ) -> None:

@@ -86,6 +86,25 @@ def started(
     return supervisor
 
 
+def test_a_restart_is_put_off_until_it_is_allowed(
+    tmp_path: Path, stopping: list[Supervisor]
+) -> None:
+    asked: list[bool] = []
+
+    def may_restart() -> bool:
+        asked.append(len(asked) >= 2)
+        return asked[-1]
+
+    supervisor = started(stopping, [child(tmp_path, SLEEP, may_restart=may_restart)])
+    assert asked == [], "the first start is nobody's question"
+    before = supervisor.pid("fake")
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    tick_until(supervisor, lambda: supervisor.pid("fake") not in (None, before))
+    assert asked == [False, False, True]
+    assert supervisor.restarts("fake") == 1
+
+
 def test_children_start_in_order_and_stop_in_reverse(
     tmp_path: Path, stopping: list[Supervisor]
 ) -> None:

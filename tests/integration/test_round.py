@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
-from federation.protocol import CollectReply
+from server.onion_clients import OnionClients
 from strategies.round import RoundPolicy
 from strategies.spool import Arrival
 from strategies.weigh import WeighPolicy
 from tests.adapter_samples import make_spec
 from tests.fake_grid import WatchfulGrid
-from tests.round_bench import Bench, HandNode, equal, reply_with
+from tests.round_bench import Bench, HandNode, collected, equal
 
 
 def test_a_night_merges_every_package_and_tells_every_node(tmp_path: Path) -> None:
@@ -54,6 +54,28 @@ def test_h14_a_package_is_merged_once_however_often_it_is_offered(tmp_path: Path
     assert bench.registry.current == 1
     assert equal(bench.current(), after_one)
     assert [verdict.sha256 for verdict in person.told].count(person.sha256) >= 1
+
+
+def test_after_a_rotation_each_node_hears_its_new_address_though_nothing_else_is_new(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    bench.onion = OnionClients(tmp_path / "onion", most=1)
+    bench.onion.settle()
+    for seed in (1, 2):
+        bench.onion.grant(f"node-{bench.people.index(bench.add(seed))}")
+    bench.run()
+    bench.onion.rotate(retires_at=4e9)
+    bench.run()
+    for _ in range(2):
+        bench.run(quorum=9)
+    hosts = [shard.host for shard in bench.onion.current()]
+    for person, host in zip(bench.people, hosts, strict=True):
+        assert person.addresses == ["", *[f"{host}:443"] * 3]
+        assert person.blobs == 1
+    bench.onion.drop_retired(4e9)
+    bench.run(quorum=9)
+    assert all(len(person.addresses) == 4 for person in bench.people)
 
 
 def test_the_global_adapter_rides_along_only_to_nodes_that_lack_it(tmp_path: Path) -> None:
@@ -119,8 +141,8 @@ def test_h06_a_stranger_is_never_asked(tmp_path: Path) -> None:
 def test_h07_a_node_speaking_in_another_name_is_a_lost_reply(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     honest, liar = bench.add(1), bench.add(2)
-    liar.twist = lambda message, node: reply_with(
-        message, CollectReply(node=honest.node, sha256=node.sha256), node.package
+    liar.twist = lambda message, node: collected(
+        message, node.package, node=honest.node, sha256=node.sha256
     )
     report = bench.run().report
     assert [record["node"] for record in report.outcome["merged"]] == [honest.node]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
-from client import client_app
+from client import client_app, sent
 from client.adapters import AdapterStore
 from client.config import NodeConfig, NodeHome, find_home, load_federation
 from client.cycle import load_data
 from client.outbox import open_outbox
 from client.record import run_folder, run_key
-from federation import durable, protocol
+from federation import durable, padding, protocol
 from federation.adapter.manifest import sha256_of
 from federation.protocol import Collect, CollectReply
 from strategies.flower_message import blob_of, body_of, compose
@@ -75,12 +75,16 @@ def test_a_live_node_with_nothing_new_hands_over_what_is_wanted(
     contributed_today(home, chain)
     sha256 = put_package(home, SPEC)
     reply = collect(Collect(mode="live", want=sha256, version=0))
-    data = blob_of(reply)
-    assert data is not None
-    assert body_of(reply, CollectReply).sha256 == sha256
+    blob, body = blob_of(reply), body_of(reply, CollectReply)
+    assert blob is not None
+    assert body.sha256 == sha256
+    assert len(blob) == padding.padded_size(body.size_bytes) > body.size_bytes
     with open_outbox(home, NodeConfig()) as outbox:
-        assert outbox.read(sha256) == data
+        assert outbox.read(sha256) == padding.cut(blob, body.size_bytes)
         assert outbox.entry(sha256).state == "handed_over"
+    (noted,) = sent.read(home.sent)
+    facts = (noted.kind, noted.sha256, noted.size_bytes, noted.wire_bytes)
+    assert facts == ("package", sha256, body.size_bytes, len(blob))
 
 
 def test_a_live_node_with_nothing_new_and_nothing_wanted_says_so(

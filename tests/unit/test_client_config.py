@@ -15,14 +15,17 @@ from client.config import (
     NodeConfig,
     NodeHome,
     find_home,
+    goes_through_tor,
     load_config,
     load_federation,
     parse_address,
     server_address,
+    shown_address,
     write_default,
 )
 from client.cycle import plan_of
 from federation.errors import ConfigError, PermissionsError
+from federation.tor.settings import TorSettings
 
 OTHER_VALUES: dict[str, Any] = {
     "node_id": "kitchen",
@@ -46,7 +49,11 @@ OTHER_VALUES: dict[str, Any] = {
     "coding": "int8",
     "outbox_max_mb": 64,
     "max_package_age_days": 2.0,
+    "use_tor": True,
+    "tor": TorSettings(mode="address", socks="127.0.0.1:9150"),
+    "start_jitter_s": 60.0,
 }
+ONION = f"{'a' * 51}m2dqd.onion"
 IN_THE_PLAN = (
     "learning_rate",
     "epochs",
@@ -70,13 +77,17 @@ def write(home: NodeHome, **values: object) -> None:
     home.config.chmod(0o600)
 
 
+def as_json(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, TorSettings) else value
+
+
 def test_every_key_has_a_case_here() -> None:
     assert set(OTHER_VALUES) == set(NodeConfig.model_fields)
 
 
 @pytest.mark.parametrize("key", OTHER_VALUES)
 def test_each_key_is_read_from_the_file_and_named_as_its_source(home: NodeHome, key: str) -> None:
-    write(home, **{key: OTHER_VALUES[key]})
+    write(home, **{key: as_json(OTHER_VALUES[key])})
     config, sources = load_config(home)
     assert getattr(config, key) == OTHER_VALUES[key] != getattr(NodeConfig(), key)
     assert {name for name, source in sources.items() if source == "file"} == {key}
@@ -104,7 +115,8 @@ def test_the_environment_wins_over_the_file_and_a_flag_over_both(home: NodeHome,
 
 
 @pytest.mark.parametrize(
-    ("key", "known"), [("epoch", "epochs"), ("learn_rate", "learning_rate"), ("use_tor", None)]
+    ("key", "known"),
+    [("epoch", "epochs"), ("learn_rate", "learning_rate"), ("use_to", "use_tor"), ("rss", None)],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(
     home: NodeHome, key: str, known: str | None
@@ -184,13 +196,64 @@ def test_h18_a_server_that_is_not_https_onion_or_loopback_is_refused(
         ("https://[2001:db8::1]:9443", "[2001:db8::1]:9443"),
         ("http://127.0.0.1:9443", "127.0.0.1:9443"),
         ("http://localhost:9443", "localhost:9443"),
-        (f"http://{'a' * 56}.onion", f"{'a' * 56}.onion:80"),
+        (f"http://{ONION}", f"{ONION}:443"),
+        (f"https://{ONION.upper()}/", f"{ONION}:443"),
+        (f"http://{ONION}:8443", f"{ONION}:8443"),
     ],
 )
 def test_a_server_url_of_the_settings_overrides_the_invitation(url: str, address: str) -> None:
     assert server_address(NodeConfig(server_url=url), "other:1") == address
     assert server_address(NodeConfig(), "other:1") == "other:1"
     assert parse_address(url)[1] == int(address.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (f"http://{ONION[1:]}", "56 characters before .onion, this one 55"),
+        (f"http://b{ONION[1:]}", "checksum"),
+        ("http://expyuzz4wqqyqhjn.onion", "version 2"),
+        (f"http://www.{ONION}", "56 characters followed by"),
+    ],
+)
+def test_an_onion_address_that_cannot_be_is_refused_with_the_reason(url: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        NodeConfig(server_url=url)
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(
+    ("use_tor", "address", "is_used"),
+    [
+        (None, f"{ONION}:443", True),
+        (None, f"{ONION.upper()}:443", True),
+        (None, "example.org:9443", False),
+        (None, "[2001:db8::1]:9443", False),
+        (True, "example.org:9443", True),
+        (False, "example.org:9443", False),
+        (False, "127.0.0.1:9443", False),
+    ],
+)
+def test_h27_an_onion_needs_tor_and_the_switch_is_for_everything(
+    use_tor: bool | None, address: str, is_used: bool
+) -> None:
+    assert goes_through_tor(NodeConfig(use_tor=use_tor), address) is is_used
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(("use_tor", "address"), [(False, f"{ONION}:443"), (True, "10.0.0.7:9443")])
+def test_h27_what_does_not_go_together_goes_nowhere(use_tor: bool, address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        goes_through_tor(NodeConfig(use_tor=use_tor), address)
+    assert "use_tor" in caught.value.hint
+    assert ONION[:8] not in caught.value.message
+
+
+@pytest.mark.security
+def test_h27_an_onion_address_is_shown_to_nobody() -> None:
+    assert "onion" in shown_address(f"{ONION}:443")
+    assert ONION[:8] not in shown_address(f"{ONION}:443")
+    assert shown_address("example.org:9443") == "example.org:9443"
 
 
 def test_a_config_file_open_to_others_is_refused(home: NodeHome) -> None:

@@ -48,9 +48,11 @@ def test_new_files_and_folders_are_private(tmp_path: Path) -> None:
     try:
         durable.write_text(tmp_path / "new" / "file", "x")
         durable.append_line(tmp_path / "new" / "log", "x")
+        durable.make_folder(tmp_path / "new" / "in" / "deep")
     finally:
         os.umask(previous)
-    assert mode_of(tmp_path / "new") == 0o700
+    for folder in ("new", "new/in", "new/in/deep"):
+        assert mode_of(tmp_path / folder) == 0o700
     assert mode_of(tmp_path / "new" / "file") == 0o600
     assert mode_of(tmp_path / "new" / "log") == 0o600
 

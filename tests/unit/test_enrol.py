@@ -10,7 +10,7 @@ import pytest
 from federation import invitation
 from server.config import ServerHome
 from server.control import KEY_IN_USE
-from server.enrol import RateLimit
+from server.limits import RateLimit
 from tests.gateway_bench import Bench, Upstream, fresh, serving
 from tests.server_home import node_keys
 

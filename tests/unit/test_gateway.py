@@ -241,7 +241,7 @@ def test_the_superlink_is_trusted_by_our_authority_alone(bench: Bench, tmp_path:
     certificate = TlsFiles(other.tls).ca_certificate
 
     async def ask() -> bool:
-        forwarder = Forwarder(bench.port, certificate, bench.nodes, bench.traffic)
+        forwarder = Forwarder(bench.port, certificate, bench.nodes, bench.traffic, bench.allowance)
         found = await forwarder.is_up()
         await forwarder.close()
         return found

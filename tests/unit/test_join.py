@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import base64
+import io
 import json
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from client import clock, link
+from client import clock, link, sent
 from client.adapters import AdapterStore
 from client.cli import run
 from client.config import NodeConfig, NodeHome, load_federation
 from client.join import join
-from federation import bundle, invitation
+from federation import invitation
 from federation.adapter.format import AdapterSpec
-from federation.adapter.signing import SigningKey, pseudonym
+from federation.adapter.signing import SigningKey
 from federation.errors import (
     BaseMismatchError,
     ClockError,
@@ -29,13 +30,12 @@ from federation.errors import (
     SignatureError,
     UsageError,
 )
-from federation.invitation import EnrolReply, EnrolRequest, Invitation
 from federation.model.choose import SEMILLA, identity
+from federation.tor.way import Way
 from tests.adapter_samples import make_spec
 from tests.fake_gateway import Answer, FakeGateway, serve_gateway
 from tests.global_samples import Chain, joined_home
-
-TOKEN = "5e" * 32
+from tests.invited import TOKEN, accept, invite
 
 
 @pytest.fixture(scope="module")
@@ -64,45 +64,6 @@ def home(tmp_path: Path) -> NodeHome:
     return NodeHome(tmp_path / "node")
 
 
-def invite(gateway: FakeGateway, chain: Chain, **other: object) -> Invitation:
-    """A signed invitation, good for a week."""
-    values = {
-        "label": "alba",
-        "address": gateway.address,
-        "ca_certificate": gateway.ca_certificate,
-        "base_ref": "semilla",
-        "base_hash": chain.spec.base_hash,
-        "spec_hash": chain.spec.spec_hash,
-        "bundle_hash": bundle.bundle_hash(),
-        "token": TOKEN,
-        "operator_key": chain.key.public_hex,
-        "expires_at": (datetime.now(UTC) + timedelta(days=7)).isoformat(timespec="seconds"),
-    }
-    return invitation.seal(Invitation.model_validate(values | other), chain.key)
-
-
-def accept(
-    spec: AdapterSpec | None = None, *, package: bytes = b"", pseudonym_of: str | None = None
-) -> Callable[[bytes], Answer]:
-    """Answer an enrolment as the real gateway does."""
-
-    def enrol(body: bytes) -> Answer:
-        request = EnrolRequest.model_validate_json(body)
-        assert request.token == TOKEN
-        assert invitation.proof_holds(request)
-        reply = EnrolReply(
-            name="alba",
-            pseudonym=pseudonym(pseudonym_of or request.signing_key),
-            flower_node_id="123",
-            spec=(spec or make_spec(base_hash=identity(SEMILLA))).to_json(),
-            current_version=1,
-            package=base64.b64encode(package).decode(),
-        )
-        return 200, reply.model_dump_json().encode()
-
-    return enrol
-
-
 def refuse(code: str, status: int = 403) -> Callable[[bytes], Answer]:
     return lambda _body: (status, json.dumps({"code": code, "message": "no"}).encode())
 
@@ -118,6 +79,15 @@ def test_a_node_that_joined_is_ready(gateway: FakeGateway, chain: Chain, home: N
     assert home.ca.read_text() == gateway.ca_certificate
     assert (home.models / "current").read_text() == "v1\n"
     assert (joined.base, joined.notes) == ("semilla", ())
+
+
+@pytest.mark.privacy
+def test_what_joining_sent_is_noted(gateway: FakeGateway, chain: Chain, home: NodeHome) -> None:
+    gateway.enrol = accept(chain.spec, package=chain.packages[1])
+    join(home, NodeConfig(), invitation.encode(invite(gateway, chain)))
+    (line,) = sent.read(home.sent)
+    assert (line.kind, line.count) == ("requests", 2)
+    assert 500 < line.wire_bytes < 3000
 
 
 def test_the_invitation_may_lie_in_a_file_and_the_token_is_kept_nowhere(
@@ -338,12 +308,35 @@ def test_the_command_ends_with_the_errors_exit_code(
     assert run(["join", text, "--home", str(home.root), "--json"]) == code
     out, err = capsys.readouterr()
     assert json.loads(out)["code"] == code
-    assert err.startswith("Error: ")
+    assert "\nError: " in f"\n{err}"
     assert "Traceback" not in err
+
+
+@pytest.mark.security
+def test_h05_a_text_on_the_command_line_is_said_to_be_visible_once(
+    home: NodeHome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "alba.invitation"
+    source.write_text("conscience1:AAAA")
+    for argument, times in (("conscience1:AAAA", 1), (str(source), 0)):
+        run(["join", argument, "--home", str(home.root)])
+        assert capsys.readouterr().err.count("process list") == times
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_without_an_argument_the_invitation_is_asked_for(
+    home: NodeHome,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("conscience1:AAAA\n"))
+    assert run(["join", *arguments, "--home", str(home.root)]) == 41
+    assert "not a complete invitation" in capsys.readouterr().err
 
 
 def test_a_server_without_a_time_is_not_judged(gateway: FakeGateway) -> None:
     gateway.names_a_time = False
-    with link.connect(gateway.address, gateway.ca_certificate) as client:
+    with link.connect(Way(gateway.address), gateway.ca_certificate) as client:
         assert clock.seconds_ahead(client) is None
     clock.require_clock(None)

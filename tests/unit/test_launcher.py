@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from client import launcher
+from client import board, launcher
+from client.board import running_state, state_of
 from client.cli import run
 from client.config import NodeConfig, NodeHome, load_federation
-from client.launcher import Probe, judge, prepare, running_state, state_of
+from client.launcher import Probe, judge, prepare
 from client.shim import NOT_ADMITTED
 from federation import durable, settings
 from federation.errors import ClockError, RevokedError
 from federation.processes import free_port
+from federation.tor.way import Way
 from tests.adapter_samples import make_spec
 from tests.fake_gateway import serve_gateway
 from tests.global_samples import Chain, joined_home
@@ -41,7 +43,7 @@ def home(tmp_path: Path) -> NodeHome:
 
 
 def make_node(home: NodeHome) -> launcher.Node:
-    return prepare(home, NodeConfig(), load_federation(home))
+    return prepare(home, load_federation(home), Way("127.0.0.1:9"))
 
 
 def no_answer() -> float | None:
@@ -71,7 +73,7 @@ def test_flwr_still_logs_the_signs_that_are_looked_for() -> None:
     sources = [root / "supernode" / "start_client_internal.py"]
     sources += [root / "supercore" / "retry" / "http_retry.py"]
     text = "\n".join(path.read_text() for path in sources)
-    assert all(sign in text for sign in launcher.SIGNS)
+    assert all(sign in text for sign in board.SIGNS)
     assert (
         "FLEET_NODE_ACTIVATION_FAILED = 2004"
         in (root / "supercore" / "error" / "base.py").read_text()
@@ -195,7 +197,9 @@ def test_h29_a_clock_that_is_off_stops_the_start(
     with serve_gateway(tmp_path / "tls") as gateway:
         gateway.ahead = timedelta(hours=-2)
         durable.write_text(home.ca, gateway.ca_certificate)
-        settings.save(NodeConfig(server_url=f"https://{gateway.address}"), home.config)
+        settings.save(
+            NodeConfig(server_url=f"https://{gateway.address}", start_jitter_s=0), home.config
+        )
         assert run(["run", "--home", str(home.root)]) == 43
     assert "ahead of the server's" in capsys.readouterr().err
 
@@ -207,7 +211,7 @@ def test_a_supernode_that_waits_while_the_server_answers_is_started_anew(
         durable.write_text(home.ca, gateway.ca_certificate)
         port = int(gateway.address.rpartition(":")[2])  # stands in for its local API too
         key = home.keys / "supernode.key"
-        node = launcher.Node(home, load_federation(home), gateway.address, key, port)
+        node = launcher.Node(home, load_federation(home), Way(gateway.address), key, port)
         probe = Probe(node)
         state = {"pid": os.getpid(), "state": "waiting"}
         durable.write_text(home.running, json.dumps(state))
@@ -224,6 +228,8 @@ def test_a_server_that_is_down_is_waited_for(home: NodeHome, tmp_path: Path) -> 
         port = int(gateway.address.rpartition(":")[2])
         durable.write_text(home.ca, gateway.ca_certificate)
         key = home.keys / "supernode.key"
-        node = launcher.Node(home, load_federation(home), f"127.0.0.1:{free_port()}", key, port)
+        node = launcher.Node(
+            home, load_federation(home), Way(f"127.0.0.1:{free_port()}"), key, port
+        )
         probe = Probe(node)
         assert all(probe.is_alive() for _ in range(2 * launcher.STALE_PROBES))

@@ -1,4 +1,4 @@
-"""The demo's picture: a readable PNG of the right size, from any number of fields and versions."""
+"""The pictures: readable PNGs of the right size, whatever was measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.ledger.plots import DemoTable, demo_picture
+from federation.ledger.plots import DemoTable, demo_picture, way_picture
 
 TABLE = DemoTable(
     rows=("cooking", "stars", "overall"),
@@ -38,3 +38,11 @@ def test_the_picture_is_a_png_of_1200_pixels(
 def test_losses_that_do_not_fit_the_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="'v1' has 2 losses for 3 rows"):
         dataclasses.replace(TABLE, versions={"v1": (3.1, 2.9)})
+
+
+def test_the_picture_of_the_way_is_a_png_of_1000_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "way.png"
+    way_picture({"256 KiB": (100.0, 200.0), "4 MiB": (300.0, 400.0)}, [80.0, 90.0, 300.0], path)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">I", data[16:20]) == (1000,)

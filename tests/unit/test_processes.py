@@ -61,5 +61,19 @@ def test_a_line_without_end_does_not_fill_memory(tmp_path: Path) -> None:
     assert max(len(line) for line in log.tail().splitlines()) <= 16_384
 
 
+@pytest.mark.security
+def test_h24_what_a_child_prints_is_clean_in_memory_and_on_disk(tmp_path: Path) -> None:
+    onion, token = "a" * 56 + ".onion", "0123456789abcdef" * 4
+    log = ProcessLog(tmp_path / "child.log")
+    padding = "word " * 3_270
+    lines = [f"to {onion}:443", f"{padding}{onion} was cut by a long line", f"\x1b[1mtoken={token}"]
+    write_through(log, "\n".join(lines).encode())
+    written = (tmp_path / "child.log").read_text()
+    for text in (log.tail(), written):
+        assert "aaaa" not in text
+        assert token not in text
+        assert text.count("[onion]") == 2
+
+
 def test_a_free_port_has_no_listener() -> None:
     assert not is_listening(free_port())

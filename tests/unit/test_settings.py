@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation import settings
 from federation.errors import ConfigError, PermissionsError
@@ -105,3 +105,48 @@ def test_what_is_saved_is_read_back_with_every_key(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Sample().name = "x"  # type: ignore[misc]
+
+
+class Inner(BaseModel):
+    """A part of settings with keys of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    mode: str = "auto"
+    bridges: tuple[str, ...] = ()
+    start_s: float = Field(default=1.0, gt=0)
+
+
+class Nested(Settings):
+    """Settings with such a part."""
+
+    tor: Inner = Inner()
+
+
+def test_a_part_is_merged_key_by_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.json", {"tor": {"mode": "own", "start_s": 2}})
+    environment = {"CONSCIENCE_TOR": '{"start_s": 3}'}
+    loaded, sources = settings.load(
+        Nested, path, environment=environment, flags={"tor": {"bridges": ["b"]}}
+    )
+    assert loaded.tor == Inner(mode="own", start_s=3, bridges=("b",))
+    assert sources == {"tor": "flag"}
+    assert settings.load(Nested, path)[1] == {"tor": "file"}
+
+
+def test_an_unknown_key_of_a_part_is_named_with_the_nearest_known_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.json", {"tor": {"brigdes": []}})
+    with pytest.raises(ConfigError, match=r"'tor\.brigdes' in .*c\.json.*'tor\.bridges'"):
+        settings.load(Nested, path)
+
+
+@pytest.mark.parametrize("value", [{"start_s": 0}, {"start_s": "x"}, "own", 3])
+def test_a_wrong_value_in_a_part_names_it_and_its_source(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"'tor(\.start_s)?' \(flag\)"):
+        settings.load(Nested, None, flags={"tor": value})
+
+
+def test_a_part_is_saved_with_every_key(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    settings.save(Nested(tor=Inner(mode="own")), path)
+    assert settings.load(Nested, path)[0] == Nested(tor=Inner(mode="own"))
+    assert set(json.loads(path.read_text(encoding="utf-8"))["tor"]) == set(Inner.model_fields)

@@ -24,7 +24,10 @@ from tests.unit.test_bundle import changed_byte, make_fab
 def stand_in() -> SimpleNamespace:
     """What the shim replaces in flwr's `run_clientapp` module."""
     return SimpleNamespace(
-        install_from_fab=None, get_load_client_app_fn=None, install_app_dependencies=None
+        install_from_fab=None,
+        get_load_client_app_fn=None,
+        install_app_dependencies=None,
+        Error=SimpleNamespace,
     )
 
 
@@ -35,19 +38,26 @@ def test_flwr_still_has_what_the_shim_replaces() -> None:
         assert callable(getattr(run_clientapp, name))
 
 
-def test_a_client_app_process_starts_without_the_supernodes_database_and_web_server() -> None:
-    code = """
-import sys
-from client.shim import lone_command
-from flwr.supernode.runtime import run_clientapp
-command = lone_command("flwr_clientapp")
-assert command.run_clientapp is run_clientapp.run_clientapp
-assert callable(command.flwr_clientapp)
+@pytest.mark.parametrize(
+    ("package", "name", "runs"),
+    [
+        ("flwr.supernode.cli", "flwr_clientapp", "flwr.supernode.runtime.run_clientapp"),
+        ("flwr.supercore.cli", "flower_superexec", "flwr.supercore.superexec.run_superexec"),
+    ],
+)
+def test_a_lone_command_comes_without_the_database_and_the_web_server(
+    package: str, name: str, runs: str
+) -> None:
+    code = f"""
+import importlib, sys
+from federation.lone import lone_command
+command = lone_command("{package}", "{name}")
+function = "{runs}".rpartition(".")[2]
+assert getattr(command, function) is getattr(importlib.import_module("{runs}"), function)
+assert callable(command.{name})
 print([name for name in ("sqlalchemy", "alembic", "uvicorn") if name in sys.modules])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 

@@ -1,0 +1,1 @@
+"""The way through Tor: keys, tor processes, SOCKS, forwarder, diagnosis."""

@@ -1,0 +1,143 @@
+"""A night through the onion, with what can be killed killed in the middle of a round.
+
+Everything is real: the product's own tors of server and nodes, on a private network of eight nodes,
+which is enough to lose one. The tests go on where the one before ended.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from town import Town
+
+from tests.e2e.conftest import DEADLINE_S, SETTINGS, rows_of
+from tests.tor_network import PrivateTor
+from tests.tor_process import ControlPort
+
+NODES = ("luna", "marina")
+WAIT_S = 60.0
+pytestmark = [pytest.mark.tor, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def town(tor_network_8: PrivateTor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """A server behind an onion and the volunteers luna and marina, joined and running."""
+    tor = {"mode": "own", "torrc": str(tor_network_8.torrc_file)}
+    made = Town(tmp_path_factory.mktemp("tor-town"), tor=tor)
+    try:
+        limits = (f"round_deadline_s={DEADLINE_S}", "gate_max_tokens=64", "gate_tolerance=1")
+        settings = [word for limit in limits for word in ("--set", limit)]
+        made.start_server("--base", "semilla", "--quorum", "2", *settings)
+        for name in NODES:
+            made.join(name, rows_of(name), SETTINGS)
+        yield made
+    finally:
+        made.stop()
+
+
+def test_two_nodes_and_a_server_complete_a_night(town: Town) -> None:
+    report = night(town)
+    assert report["outcome"]["version"] == 1, report["outcome"]["reason"]
+    assert [receipt["version"] for receipt in report["deployed"]] == [1, 1]
+    for name in NODES:
+        status = json.loads(town.volunteer(name, "status", "--json"))
+        assert status["global_version"] == 1
+        assert status["running"]["through_tor"] is True
+
+
+def test_no_way_leads_around_the_onion(town: Town) -> None:
+    """What a node's processes have open: this machine's ports, none of them the gateway's."""
+    running = json.loads((town.server / "running.json").read_text(encoding="utf-8"))
+    gateway = int(running["gateway"].rpartition(":")[2])
+    node = psutil.Process(town.processes["luna"].pid)
+    for process in (node, *node.children(recursive=True)):
+        far = {each.raddr for each in process.net_connections("tcp") if each.raddr}
+        assert all(place.ip == "127.0.0.1" and place.port != gateway for place in far), process
+
+
+def test_the_servers_tor_killed_in_mid_round_costs_nothing(town: Town) -> None:
+    killed = kill_when(town, "server", lambda: has_client_app(town, "luna"))
+    assert night(town, killed)["lost"] == []
+
+
+def test_a_nodes_tor_killed_in_mid_round_costs_nothing(town: Town) -> None:
+    killed = kill_when(town, "luna", lambda: has_client_app(town, "luna"))
+    assert night(town, killed)["lost"] == []
+    status = json.loads(town.volunteer("luna", "status", "--json"))
+    assert status["running"]["restarts"] == 0, "the SuperNode lived through it"
+
+
+def test_a_relay_killed_in_mid_round_costs_nothing(town: Town, tor_network_8: PrivateTor) -> None:
+    """The middle of the circuit that luna's rounds go over."""
+
+    def kill() -> None:
+        await_that(lambda: has_client_app(town, "luna"))
+        relay = tor_network_8.authority(middle_of_the_way(town, "luna"))
+        relay.kill()
+        relay.start()
+
+    assert night(town, kill)["lost"] == []
+
+
+def night(town: Town, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Both nodes train, one round, `meanwhile` beside it; every package is merged."""
+    town.volunteers("contribute")
+    with ThreadPoolExecutor(1) as background:
+        round_now = background.submit(town.round)
+        meanwhile()
+        report = round_now.result()
+    assert len(report["outcome"]["merged"]) == len(NODES), report
+    return report
+
+
+def kill_when(town: Town, name: str, is_time: Callable[[], bool]) -> Callable[[], None]:
+    """What waits for a moment, then kills the tor of `name` as a crash would."""
+
+    def kill() -> None:
+        await_that(is_time)
+        tor_of(town, name).send_signal(signal.SIGKILL)
+
+    return kill
+
+
+def tor_of(town: Town, name: str) -> psutil.Process:
+    """The tor that the supervisor of `name` runs."""
+    for child in psutil.Process(town.processes[name].pid).children(recursive=True):
+        if Path(child.exe()).name == "tor":
+            return child
+    raise AssertionError(f"{name} runs no tor")
+
+
+def has_client_app(town: Town, name: str) -> bool:
+    """Whether a round has reached this node."""
+    for child in psutil.Process(town.processes[name].pid).children(recursive=True):
+        try:
+            if "flwr-clientapp" in child.cmdline():
+                return True
+        except psutil.Error:
+            continue
+    return False
+
+
+def middle_of_the_way(town: Town, name: str) -> int:
+    """Number of the authority in the middle of a circuit from this node to the server."""
+    with ControlPort(town.root / name / "tor") as control:
+        circuits = control.info("circuit-status").splitlines()
+    ways = [line for line in circuits if "BUILT" in line and "PURPOSE=HS_CLIENT_REND" in line]
+    return int(ways[0].split()[2].split(",")[1].rpartition("authority")[2])
+
+
+def await_that(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+    """Wait for something, not for ever."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

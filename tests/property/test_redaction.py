@@ -1,0 +1,83 @@
+"""Secrets of any value, anywhere in any text, do not survive; JSON stays JSON; once is enough."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.redaction import redact
+
+raw32 = st.binary(min_size=32, max_size=32)
+raw35 = st.binary(min_size=35, max_size=35)
+around = st.text(st.characters(codec="utf-8", exclude_categories=["L", "N"]), max_size=40).filter(
+    lambda text: not text.endswith(("-", "."))
+)
+
+
+def base32(data: bytes) -> str:
+    """Tor's way of writing keys and addresses."""
+    return base64.b32encode(data).decode("ascii").rstrip("=")
+
+
+@given(around, raw35, st.sampled_from(["", ".onion", ".onion:443"]), around)
+def test_no_onion_address_survives(before: str, data: bytes, ending: str, after: str) -> None:
+    address = base32(data).lower()
+    for written in (address, address.upper()):
+        assert written not in redact(f"{before}{written}{ending}{after}")
+
+
+@given(around, raw35, raw32, around)
+def test_no_line_of_an_auth_file_survives(before: str, host: bytes, key: bytes, after: str) -> None:
+    address, secret = base32(host).lower(), base32(key)
+    for line in (f"{address}:descriptor:x25519:{secret}", f"descriptor:x25519:{secret}"):
+        cleaned = redact(f"{before}{line}{after}")
+        assert secret not in cleaned
+        assert address not in cleaned
+
+
+@given(around, st.binary(min_size=200, max_size=400), around)
+def test_no_invitation_survives(before: str, content: bytes, after: str) -> None:
+    body = base64.urlsafe_b64encode(content).decode("ascii").rstrip("=")
+    assert body[:40] not in redact(f"{before}conscience1:{body}{after}")
+
+
+@given(
+    st.sampled_from(["token", "secret", "password", "onion_key", "Authorization", "cookie"]),
+    st.sampled_from(["=", ": ", " = ", '": "', "': '"]),
+    raw32,
+)
+def test_no_named_value_survives(name: str, sign: str, data: bytes) -> None:
+    assert data.hex() not in redact(f"x {name}{sign}{data.hex()}\"' y")
+
+
+json_values = st.recursive(
+    st.none()
+    | st.integers()
+    | st.text(max_size=30)
+    | st.sampled_from(["token", "cookie: a\\", 'Authorization: "b"', "/home/someone/x", "8.8.8.8"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+
+
+@given(json_values, st.booleans())
+def test_json_stays_json_of_the_same_shape(value: object, keeps_unicode: bool) -> None:
+    text = json.dumps(value, ensure_ascii=not keeps_unicode)
+    assert type(json.loads(redact(text))) is type(value)
+
+
+@given(
+    st.text() | st.lists(st.sampled_from(["token", "=", "cookie", ":", " ", "a" * 9])).map("".join)
+)
+def test_once_is_enough(text: str) -> None:
+    once = redact(text)
+    assert redact(once) == once
+
+
+@given(raw32)
+def test_hashes_stay(data: bytes) -> None:
+    for text in (f"sha256 {data.hex()}", f"package {data.hex()[:12]} by node {data.hex()[:16]}"):
+        assert redact(text) == text
