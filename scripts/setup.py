@@ -48,7 +48,7 @@ def ensure(*extras: str) -> Path:
     whole = _works(PYTHON, "import pip; " + USABLE) and not moved
     if whole and stamp.get("sha256") == _fingerprint() and have.issuperset(extras):
         return PYTHON
-    _say(f"setting up {VENV}; this happens once")
+    say(f"setting up {VENV}; this happens once")
     STAMP.unlink(missing_ok=True)
     if not whole:
         _make_venv()
@@ -56,7 +56,7 @@ def ensure(*extras: str) -> Path:
     _install_project(sorted(have.union(extras)))
     found = {"root": str(ROOT), "sha256": _fingerprint(), "extras": sorted(have.union(extras))}
     STAMP.write_text(json.dumps(found), encoding="utf-8")
-    _say("set-up is complete")
+    say("set-up is complete")
     return PYTHON
 
 
@@ -81,7 +81,7 @@ def _newer_python() -> str:
 
 
 def _make_venv() -> None:
-    _say(f"making the virtual environment with {sys.executable}")
+    say(f"making the virtual environment with {sys.executable}")
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]) == 0:
         return
     uv = shutil.which("uv")
@@ -105,8 +105,8 @@ def _install_torch() -> None:
         choices.append([f"torch=={version}+cpu", "--extra-index-url", TORCH_CPU_INDEX])
     small = next((choice for choice in choices if _is_small(choice)), None)
     if small is None and len(choices) > 1:
-        _say("no CPU build of torch can be reached; the build for NVIDIA cards works without one")
-    _say(f"installing torch {version}: {TORCH_SIZES[small is not None]}")
+        say("no CPU build of torch can be reached; the build for NVIDIA cards works without one")
+    say(f"installing torch {version}: {TORCH_SIZES[small is not None]}")
     _pip([*(small or choices[0]), "-c", CONSTRAINTS.name])
 
 
@@ -129,7 +129,7 @@ def _is_small(arguments: list[str]) -> bool:
 def _install_project(extras: list[str]) -> None:
     target = "." + (f"[{','.join(extras)}]" if extras else "")  # uv stumbles over spaces in a path
     arguments = ["--editable", target, "-c", CONSTRAINTS.name]
-    _say(f"installing the project and its libraries: {REST_SIZE}, less what is cached")
+    say(f"installing the project and its libraries: {REST_SIZE}, less what is cached")
     uv = shutil.which("uv")
     by_uv = [uv or "", "pip", "install", "--python", str(PYTHON), *arguments]
     if uv and subprocess.call(by_uv, cwd=ROOT) == 0:
@@ -147,11 +147,11 @@ def _pip(arguments: list[str]) -> None:
             told.append(raw.decode("utf-8", "replace").strip())
             large = re.match(r"Downloading (?:\S*/)?([^-/]+-[^-/]+)\S* (\(.+ [MG]B\))", told[-1])
             if large:
-                _say(f"  downloading {large[1]} {large[2]}")
+                say(f"  downloading {large[1]} {large[2]}")
             elif told[-1].startswith("Installing collected packages"):
-                _say(f"  installing {told[-1].count(',') + 1} packages")
+                say(f"  installing {told[-1].count(',') + 1} packages")
     if process.returncode != 0:
-        _say("\n".join(["pip said:", *told[-20:]]))
+        say("\n".join(["pip said:", *told[-20:]]))
     _require(process.returncode, "pip")
 
 
@@ -203,5 +203,6 @@ def _read_stamp() -> dict:  # type: ignore[type-arg]  # JSON of ours, or of an o
     return found if isinstance(found, dict) else {}
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell the person at the terminal."""
     print(f"[setup] {text}", file=sys.stderr, flush=True)

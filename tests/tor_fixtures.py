@@ -10,10 +10,9 @@ import pytest
 from tests.tor_network import INSTALL, PrivateTor, missing_programs
 
 FIXTURES = {"tor_network", "tor_network_8"}
-NOT_RUN = pytest.StashKey[int]()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses a private network; skip it where tor is missing, but never in CI."""
     needing = [item for item in items if _needs_tor(item)]
     for item in needing:
@@ -21,17 +20,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     missing = missing_programs()
     if not missing or os.environ.get("CI") == "true":
         return
-    config.stash[NOT_RUN] = len(needing)
     for item in needing:
         item.add_marker(pytest.mark.skip(reason=_reason(missing)))
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Say in one line what was not run for want of tor."""
-    if count := config.stash.get(NOT_RUN, 0):
-        terminalreporter.write_line(f"{count} tests NOT RUN: {_reason(missing_programs())}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what was not run for want of tor, wherever it was to run."""
+    reason = _reason(missing_programs())
+    skipped = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
+    if count := sum(reason in why for why in skipped):
+        terminalreporter.write_line(f"{count} tests NOT RUN: {reason}")
 
 
 @pytest.fixture(scope="session")
