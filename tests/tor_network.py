@@ -12,8 +12,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from socket import socket
 from typing import Self
@@ -32,6 +33,7 @@ INTERVAL_S = 20  # between two votes
 DELAY_S = 2  # of the votes, and again of their exchange
 LASTING = 4  # the first nodes: directories of onions' descriptors, and where clients enter
 USABLE = {"Running", "Valid", "Guard"}
+CARRIED_BYTES = 100_000_000
 SCHEDULERS = {"vanilla": "Schedulers Vanilla\n", "kist": ""}  # fast; tor's own, 1 MB/s
 
 
@@ -146,11 +148,9 @@ class PrivateTor:
         if self.expendable:
             lasting = ",".join(f"${identity.relay}" for identity in identities[:LASTING])
             self._entries = f"EntryNodes {lasting}\n"
-        rates = folder / "rates"
-        durable.write_text(rates, _rates(identities))
         for name, pair in zip(names, pairs, strict=True):
-            lines = f"{self._authority_lines(name, pair)}V3BandwidthsFile {rates}\n"
-            torrc = self._common(folder / name) + lines
+            durable.write_text(folder / name / "state", _state())
+            torrc = self._common(folder / name) + self._authority_lines(name, pair)
             self._authorities.append(TorProcess(folder / name, torrc).start())
         self._await("every descriptor", self._has_descriptors, 30.0)
         self._vote_soon()
@@ -244,14 +244,18 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-def _rates(identities: Sequence[Identity]) -> str:
-    """The file of a bandwidth authority, which makes all nodes count alike.
+def _state() -> str:
+    """A state file that says what a node carried before it was started: the same for every node.
 
     Without one a node counts by what it has carried so far, which is nothing for most of them: then
     every circuit ends at the same node, and if that is a client's guard too, none is ever built.
     """
-    lines = [f"node_id=${identity.relay} bw=1000" for identity in identities]
-    return "\n".join([str(int(time.time())), *lines]) + "\n"
+    ends = datetime.fromtimestamp(time.time() - 60, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return "".join(
+        f"BWHistory{way}Ends {ends}\nBWHistory{way}Interval 86400\n"
+        f"BWHistory{way}Values {CARRIED_BYTES}\nBWHistory{way}Maxima {CARRIED_BYTES}\n"
+        for way in ("Read", "Write")
+    )
 
 
 def _directory_line(name: str, ports: tuple[int, int], identity: Identity) -> str:
