@@ -6,8 +6,10 @@ import re
 import secrets
 from pathlib import Path
 
+from federation import durable
 from federation.errors import ProcessError, UsageError
 from federation.invitation import token_hash
+from federation.tor.keys import client_line
 from server.config import ServerHome, load_config
 from server.control import SuperLink
 from server.enrol import register
@@ -18,14 +20,34 @@ _KEY = re.compile(r"^[0-9a-f]{64}$")
 _MINUTE = 60.0
 
 
-def admit(home: ServerHome, name: str, *, supernode_key: Path, signing_key: str) -> Node:
+def admit(
+    home: ServerHome,
+    name: str,
+    *,
+    supernode_key: Path,
+    signing_key: str,
+    onion_key: Path | None = None,
+) -> Node:
     """Admit a node whose public keys are known; the server must be up.
 
+    Args:
+        home: the server's.
+        name: of the node.
+        supernode_key: file with its OpenSSH public key.
+        signing_key: its Ed25519 public key, hex.
+        onion_key: where its key to the onion service is written (0600), as tor reads it.
+
     Raises:
-        UsageError: a key file that cannot be read, or a name that is taken.
+        UsageError: a key file that cannot be read or is not named, or a name that is taken.
         EnrolmentError: a key that cannot be used.
+        TorError: the key to the onion service could not be published.
     """
-    load_config(home)
+    config = load_config(home)
+    if config.onion and onion_key is None:
+        raise UsageError(
+            "the node needs a key to the onion service",
+            hint="Name a file for it, to hand over privately: --onion-key FILE",
+        )
     if not _KEY.match(signing_key):
         raise UsageError("the signing key must be 64 hex digits")
     try:
@@ -38,6 +60,10 @@ def admit(home: ServerHome, name: str, *, supernode_key: Path, signing_key: str)
     header = header_key(line)
     nodes.invite_for(name, token_sha256=token, seconds=_MINUTE)
     nodes.claim(token, supernode_key=header, signing_key=signing_key)
+    if config.onion and onion_key is not None:
+        address, private = Onion(home, config).grant(name)
+        host = address.rpartition(":")[0]
+        durable.write_text(onion_key, client_line(host, private) + "\n")
     return register(nodes, SuperLink(home), name, header, signing_key)
 
 

@@ -75,6 +75,10 @@ def admit(
         Path, typer.Option(help="File with its OpenSSH public key (ECDSA P-384).")
     ],
     signing_key: Annotated[str, typer.Option(help="Its Ed25519 public key, hex.")],
+    onion_key: Annotated[
+        Path | None,
+        typer.Option(help="Write its key to the onion service to this file (0600)."),
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +86,13 @@ def admit(
     from server.admission import admit as do
     from server.config import find_home
 
-    node = do(find_home(home), name, supernode_key=supernode_key, signing_key=signing_key)
+    node = do(
+        find_home(home),
+        name,
+        supernode_key=supernode_key,
+        signing_key=signing_key,
+        onion_key=onion_key,
+    )
     content = {"name": name, "pseudonym": node.pseudonym, "flower_node_id": node.flower_node_id}
     emit(content, as_json, f"{name} is admitted as {node.pseudonym}.")
 

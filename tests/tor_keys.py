@@ -53,8 +53,9 @@ def _make(name: str, folder: Path) -> None:
         *("-s", str(keys / "authority_signing_key")),
         *("-c", str(keys / "authority_certificate")),
     ]
+    # Without -a: an address in the certificate would take the place of that in every torrc.
     generate = ["tor-gencert", "--create-identity-key", "--passphrase-fd", "0", "-m", MONTHS]
-    _run([*generate, "-a", "127.0.0.1:1", *files], PASSPHRASE)
+    _run([*generate, *files], PASSPHRASE)
     listed = _run(
         [
             *tor_command(),

@@ -44,7 +44,11 @@ class ControlPort:
         cookie = (folder / "control_auth_cookie").read_bytes()
         self._socket = socket.create_connection(address, timeout=timeout_s)
         self._buffer = b""
-        self.ask(f"AUTHENTICATE {cookie.hex()}")
+        try:
+            self.ask(f"AUTHENTICATE {cookie.hex()}")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -130,9 +134,11 @@ class TorProcess:
 
     @property
     def log(self) -> str:
-        """The notice log, "" as long as tor has not opened it."""
-        path = self.folder / "notice.log"
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        """What tor said so far: warnings of its start, then the notice log."""
+        paths = [self.folder / name for name in ("output.log", "notice.log")]
+        return "".join(
+            path.read_text(encoding="utf-8", errors="replace") for path in paths if path.exists()
+        )
 
     @property
     def control(self) -> ControlPort:
@@ -147,14 +153,15 @@ class TorProcess:
         torrc.write_text(self._torrc, encoding="utf-8")
         for name in ("control_port", "control_auth_cookie"):  # those of the run before
             (self.folder / name).unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [*tor_command(), "-f", str(torrc), "--quiet"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=bare_environment(),
-            process_group=0,  # a Ctrl-C for the tests must not end tor before them
-        )
+        with (self.folder / "output.log").open("wb") as output:
+            self._process = subprocess.Popen(
+                [*tor_command(), "-f", str(torrc), "--hush"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=bare_environment(),
+                process_group=0,  # a Ctrl-C for the tests must not end tor before them
+            )
         return self
 
     def wait_bootstrapped(self, timeout_s: float = 60.0) -> Self:
@@ -183,7 +190,7 @@ class TorProcess:
             events.ask("SETEVENTS HS_DESC")
             command = f"ADD_ONION {key or 'NEW:ED25519-V3'} {flags}{offered}{allowed}"
             answer = dict(line.split("=", 1) for line in self.control.ask(command)[:-1])
-            await_uploads(events)
+            await_uploads(events, answer["ServiceID"])
         return Onion(f"{answer['ServiceID']}.onion", key or answer["PrivateKey"])
 
     def kill(self) -> None:
@@ -204,13 +211,14 @@ class TorProcess:
         self.kill()
 
     def failure(self, what: str) -> TorNetworkError:
-        """Say what went wrong, with the end of the log."""
-        return TorNetworkError(f"{self.folder.name}: {what}\n{self.log[-SHOWN:]}")
+        """Say what went wrong, with the end of the log and the circuits."""
+        circuits = self._control.info("circuit-status") if self._control else ""
+        return TorNetworkError(f"{self.folder.name}: {what}\n{self.log[-SHOWN:]}\n{circuits}")
 
     def _open(self) -> ControlPort | None:
         try:
             return ControlPort(self.folder)
-        except (OSError, IndexError, ValueError):
+        except (OSError, ValueError, TorNetworkError):
             return None  # not yet, or written in part
 
     def _await(self, what: str, look: Callable[[], T | None], timeout_s: float) -> T:
@@ -224,19 +232,19 @@ class TorProcess:
         return found
 
 
-def await_uploads(events: ControlPort, timeout_s: float = 60.0) -> None:
-    """Wait until each upload of a descriptor has ended and no further one begins for 0.3 s."""
+def await_uploads(events: ControlPort, label: str, timeout_s: float = 60.0) -> None:
+    """Wait until each upload for `label`.onion has ended and no further one begins for 0.3 s."""
     deadline = time.monotonic() + timeout_s
     begun = ended = 0
     while time.monotonic() < deadline:
         try:
-            action = events.read_line(0.3).split()[2]
+            _status, _event, action, address, *_rest = events.read_line(0.3).split()
         except TimeoutError:
             if begun and ended >= begun:
                 return
             continue
-        begun += action == "UPLOAD"
-        ended += action in ("UPLOADED", "FAILED")
+        begun += address == label and action == "UPLOAD"
+        ended += address == label and action in ("UPLOADED", "FAILED")
     raise TorNetworkError(f"{ended} of {begun} uploads of a descriptor ended in {timeout_s:g} s")
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from federation.errors import ConfigError
 from federation.tor.control import Control, ControlError, open_control
+from federation.tor.keys import new_client_key
 from server.onion import Onion, OpenServiceError
 from server.onion_check import check
-from server.onion_clients import SENTINEL, TRIAL
+from server.onion_clients import MOST_CLIENTS, SENTINEL, TRIAL
 from server.onion_state import read_state
 from server.onion_tor import lets_strangers_in
 from server.onion_watch import OnionWatch
@@ -204,6 +205,22 @@ def test_volunteers_beyond_the_limit_get_an_address_of_their_own(
         assert again.hosts == hosts
         for host in hosts:
             assert ana.knock(host) == 0
+
+
+def test_an_address_takes_as_many_volunteers_as_it_may_have(
+    tmp_path: Path, tor_network: PrivateTor, ana: Volunteer
+) -> None:
+    with served(tmp_path / "server", tor_network) as full:
+        full.await_state("reachable")
+        (shard,) = full.onion.clients.shards()
+        for number in range(MOST_CLIENTS - 1):
+            shard.put(f"{number}.auth", new_client_key())
+        ana.take(*full.onion.grant("the last one"))
+        assert shard.volunteers == MOST_CLIENTS
+        assert ana.knock(shard.host) == 0
+        (visit,) = check(full.home, full.config)
+        assert visit.is_healthy
+        assert full.onion.clients.grant("one more")[0] != shard
 
 
 @pytest.mark.security

@@ -5,100 +5,31 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
 
 import pytest
 
-from federation.errors import ConfigError, ConscienceError, TorError
+from federation.errors import ConfigError, ConscienceError, TorError, UsageError
 from federation.invitation import decode, encode
-from federation.tor.bootstrap import Bootstrap
 from federation.tor.keys import key_of
-from server.admission import ban
+from server.admission import admit, ban
 from server.config import ServerHome, load_config
 from server.invitations import invite
-from server.nodes import Nodes
+from server.nodes import EnrolmentError, Nodes
 from server.onion import Onion, OpenServiceError
 from server.onion_clients import SENTINEL, TRIAL, file_of
 from server.onion_state import OFF, OnionState, read_state, write_state
 from server.onion_tor import APART_S, STAMP, lets_strangers_in
+from tests.fake_onion import PROGRAM, FakeTor, OnionOf
 from tests.fake_socks import FakeSocks, refused
 from tests.server_home import make_home, node_keys
-
-SOME_PROGRAM = "#!/bin/sh\necho 'pow: yes'\n"
-
-
-@dataclass
-class FakeTor:
-    """Answers as a Control would; `asked` is what it was told to do.
-
-    Attributes:
-        refuses: so many publications before one is taken.
-        has_descriptor: whether a directory has the service.
-    """
-
-    socks_address: str = ""
-    percent: int = 100
-    refuses: int = 0
-    has_descriptor: bool = True
-    asked: list[str] = field(default_factory=list)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.asked.append("close")
-
-    def bootstrap(self) -> Bootstrap:
-        return Bootstrap(self.percent)
-
-    def reload(self) -> None:
-        self.asked.append("reload")
-
-    def newnym(self) -> None:
-        self.asked.append("newnym")
-
-    def halt(self) -> None:
-        self.asked.append("halt")
-
-    def info(self, key: str) -> str:
-        return {"process/pid": "77"}[key]
-
-    def socks(self) -> list[str]:
-        return [self.socks_address]
-
-    def fetch(self, _host: str, _timeout_s: float) -> bool:
-        self.asked.append("fetch")
-        return self.has_descriptor
-
-    @contextmanager
-    def uploads(self, host: str) -> Iterator[FakeTor]:
-        self.asked.append(f"watch {host[:4]}")
-        yield self
-
-    def wait(self, _timeout_s: float) -> int:
-        self.refuses -= 1
-        if self.refuses >= 0:
-            raise TorError("refused")
-        return 8
-
-
-class OnionOf(Onion):
-    """The service of a server whose tor is a fake; None: the server is down."""
-
-    tor: FakeTor | None = None
-
-    def control(self) -> FakeTor | None:  # type: ignore[override]
-        return self.tor
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> ServerHome:
     program = tmp_path / "tor"
-    program.write_text(SOME_PROGRAM)
+    program.write_text(PROGRAM)
     program.chmod(0o700)
     return make_home(tmp_path / "server", onion=True, tor={"program": str(program)})
 
@@ -358,6 +289,25 @@ def test_a_name_that_has_joined_keeps_its_key(home: ServerHome) -> None:
     with pytest.raises(ConscienceError, match="has enrolled"):
         invite(home, config, "ana", life=timedelta(days=1))
     assert shard.path(file_of("ana")).read_text() == before
+
+
+def test_a_node_admitted_by_its_keys_gets_one_to_the_onion(
+    home: ServerHome, tmp_path: Path
+) -> None:
+    node, line = node_keys(), tmp_path / "node.pub"
+    line.write_text(node.line)
+    given = {"supernode_key": line, "signing_key": node.signing.public_hex}
+    with pytest.raises(UsageError, match="needs a key to the onion"):
+        admit(home, "ana", **given)
+    assert Nodes(home.nodes_db).all() == []
+    written = tmp_path / "ana.auth_private"
+    with pytest.raises(EnrolmentError, match="not ready"):  # no SuperLink in this test
+        admit(home, "ana", **given, onion_key=written)
+    (shard,) = Onion(home, load_config(home)).clients.shards()
+    host, kind, curve, private = written.read_text().strip().split(":")
+    assert (f"{host}.onion", kind, curve) == (shard.host, "descriptor", "x25519")
+    assert key_of(private).public in shard.path(file_of("ana")).read_text()
+    assert written.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_ban_takes_the_key_away(home: ServerHome) -> None:

@@ -9,9 +9,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
@@ -19,50 +18,11 @@ from federation.errors import TorError
 from federation.tor.forwarder import PATIENCE, Attempt, Forwarder, Patience
 from federation.tor.socks import SocksAddress
 from tests.fake_socks import GRANTED, HOST, FakeSocks, refused
+from tests.loopback import ask, connect, echo, read, serving
 
 ONION = "25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid.onion"
 SHORT = Patience(dial_s=2.0, answer_s=0.2, first_pause_s=0.01, longest_pause_s=0.04)
 HASTY = SHORT._replace(dial_s=0.2)
-
-
-@contextmanager
-def serving(handle: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server of this machine that hands each connection to `handle`; its port."""
-    listener = socket.create_server((HOST, 0), backlog=512)
-    threads: list[threading.Thread] = []
-
-    def each(client: socket.socket) -> None:
-        with client:
-            client.settimeout(20)
-            handle(client)
-
-    def accept() -> None:
-        while True:
-            try:
-                client, _address = listener.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=each, args=(client,), daemon=True))
-            threads[-1].start()
-
-    threads.append(threading.Thread(target=accept, daemon=True))
-    threads[0].start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for thread in threads:
-            thread.join(20)
-
-
-def echo(client: socket.socket) -> None:
-    """Send back what comes, until the end or a broken connection."""
-    try:
-        while data := client.recv(65536):
-            client.sendall(data)
-    except OSError:
-        return
 
 
 def forwarding(
@@ -71,30 +31,6 @@ def forwarding(
     """A forwarder to the onion through `socks`."""
     address = socks if callable(socks) else SocksAddress.parse(socks.address, is_extended=True)
     return Forwarder(address, ONION, 443, purpose="test", patience=patience, **more)
-
-
-def read(client: socket.socket, count: int) -> bytes:
-    """As many bytes, fewer at the end of the stream."""
-    data = bytearray()
-    while len(data) < count and (more := client.recv(count - len(data))):
-        data += more
-    return bytes(data)
-
-
-def connect(forwarder: Forwarder) -> socket.socket:
-    """A connection of a local program."""
-    host, port = forwarder.address.split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
-
-
-def ask(forwarder: Forwarder, question: bytes = b"hello") -> bytes:
-    """Send and read as many bytes back, "" if the connection was reset."""
-    try:
-        with connect(forwarder) as client:
-            client.sendall(question)
-            return read(client, len(question))
-    except ConnectionResetError:
-        return b""
 
 
 def test_bytes_go_both_ways_unchanged() -> None:
@@ -128,15 +64,13 @@ def test_a_server_that_comes_back_in_time_costs_a_wait_and_no_connection() -> No
     assert attempts[-1] == forwarder.last
 
 
-def test_a_tls_client_sees_a_server_that_is_down_as_a_reset() -> None:
+@pytest.mark.parametrize("code", [0xF0, 0xF4])
+def test_a_tls_client_sees_a_server_that_is_down_as_a_reset(code: int) -> None:
     # An orderly end would be an SSLError to it, after which Flower does not try again.
-    with FakeSocks(refused(0xF0)) as socks, forwarding(socks, HASTY) as forwarder:
+    with FakeSocks(refused(code)) as socks, forwarding(socks, HASTY) as forwarder:
         context = ssl.create_default_context()
-        with connect(forwarder) as client, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(forwarder) as client:
             context.wrap_socket(client, server_hostname="localhost")
-    assert forwarder.last is not None
-    assert forwarder.last.failures > 1
-    assert forwarder.last.sentence == "The server is not online at this address."
 
 
 @pytest.mark.parametrize("code", [0xF4, 0xF5, 0xF6])
@@ -146,6 +80,7 @@ def test_a_refusal_that_is_final_is_not_asked_for_twice(code: int) -> None:
     assert len(socks.asked) == 1
     assert forwarder.last is not None
     assert (forwarder.last.is_final, forwarder.last.code) == (True, code)
+    assert forwarder.last.sentence.endswith(".")
 
 
 def test_a_server_that_says_nothing_is_given_up() -> None:
