@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 import pytest
+from tor_network import PrivateTor
+from tor_process import ControlPort
 from town import Town
 
 from tests.e2e.conftest import DEADLINE_S, SETTINGS, rows_of
-from tests.tor_network import PrivateTor
-from tests.tor_process import ControlPort
 
 NODES = ("luna", "marina")
 WAIT_S = 60.0
