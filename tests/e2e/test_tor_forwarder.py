@@ -159,9 +159,8 @@ def test_each_purpose_has_a_circuit_of_its_own(client: TorProcess, onion: Onion)
     with forwarding(socks, onion, "one") as one, forwarding(socks, onion, "two") as two:
         for forwarder in (one, two):
             await_answer(forwarder)
-        circuits = client.control.info("circuit-status").splitlines()
-    users = [line.split('SOCKS_USERNAME="')[1].split('"')[0] for line in joined(circuits)]
-    assert {"one", "two"} <= set(users)
+        circuits = "\n".join(joined(client.control.info("circuit-status").splitlines()))
+    assert {"one", "two"} <= set(re.findall(r'SOCKS_USERNAME="(\w+)"', circuits))
 
 
 def test_a_service_whose_tor_was_killed_is_found_again(
