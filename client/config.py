@@ -15,7 +15,6 @@ from pydantic import Field, field_validator
 from federation import durable, settings
 from federation.errors import ConfigError
 from federation.language import _
-from federation.tor import way as tor_way
 from federation.tor.keys import check_onion, is_onion
 from federation.tor.settings import TorSettings
 
@@ -283,7 +282,9 @@ def goes_through_tor(config: NodeConfig, address: str) -> bool:
     Raises:
         ConfigError: the settings and the server's address do not go together.
     """
-    return tor_way.goes_through_tor(host_of(address), use_tor=config.use_tor)
+    from federation.tor.way import goes_through_tor as decide
+
+    return decide(host_of(address), use_tor=config.use_tor)
 
 
 def host_of(address: str) -> str:

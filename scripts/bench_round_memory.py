@@ -131,7 +131,7 @@ def _make_home(
     people = []
     for seed in range(count):
         own = SigningKey.generate()
-        data, _lost = make_package(_changed(start, seed), start, spec, facts, own)
+        data, _lost = make_package(changed(start, seed), start, spec, facts, own)
         path = folder / "packages" / f"{seed}.zip"
         durable.write_bytes(path, data)
         people.append(Person(own, path, hashlib.sha256(data).hexdigest()))
@@ -151,10 +151,11 @@ def _admit(home: ServerHome, people: Sequence[Person], fleet: Fleet) -> None:
 
 
 def _stock_answer(spec: AdapterSpec, seed: int, _message: Message) -> RecordDict:
-    return reply_of(_changed(initial_arrays(spec, 0), seed))
+    return reply_of(changed(initial_arrays(spec, 0), seed))
 
 
-def _changed(start: Arrays, seed: int) -> Arrays:
+def changed(start: Arrays, seed: int) -> Arrays:
+    """`start` as training of a little might leave it."""
     rng = np.random.default_rng(seed)
     return {
         name: a + np.float32(1e-3) * rng.standard_normal(a.shape, np.float32)

@@ -1,11 +1,12 @@
 """The demo: one server, three volunteers, two nights, all in separate real processes.
 
-    scripts/demo [--keep DIR] [--data DIR] [--nights N]
+    scripts/demo [--keep DIR] [--data DIR] [--nights N] [--tor]
 
 Everything is done with the commands that a person would type; only adapter weights travel, over
-TLS through the gateway. At the end every adapter is measured on the same held-out text, beside
-each node training alone for as long. It does not show how well a large model would do: the base
-model, semilla, is small on purpose.
+TLS through the gateway; with --tor through an onion service, in a whole Tor network that is made
+on the spot and reaches nothing but this machine. At the end every adapter is measured on the same
+held-out text, beside each node training alone for as long. It does not show how well a large model
+would do: the base model, semilla, is small on purpose.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any
 from demo_data import Material, from_folder, starter, without_field
 from demo_measure import measure, peak_memory, print_table
 from rich.console import Console
+from tor_network import PrivateTor
+from tor_process import TorNetworkError
 from town import CommandError, Town
 
 from federation import durable
@@ -52,23 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data", type=Path, metavar="DIR", help="DIR/NODE/train.jsonl and heldout.jsonl"
     )
     parser.add_argument("--nights", type=int, default=2, choices=range(1, 8))
+    parser.add_argument("--tor", action="store_true", help="through a private Tor network")
     options = parser.parse_args(arguments)
     material = from_folder(options.data.resolve()) if options.data else starter()
     with _workplace(options.keep) as root:
         try:
-            return play(root, material, options.nights)
-        except CommandError as err:
+            return play(root, material, options.nights, through_tor=options.tor)
+        except (CommandError, TorNetworkError) as err:
             console.print(f"[red]error:[/] {err}")
             return 1
 
 
-def play(root: Path, material: Material, nights: int) -> int:
+def play(root: Path, material: Material, nights: int, *, through_tor: bool = False) -> int:
     """Set up, run the nights, measure, and show it."""
     phases: dict[str, float] = {}
-    town = Town(root, say=lambda line: console.print(f"    {line}"))
     with ExitStack() as stack:
-        stack.callback(town.stop)
         memory = stack.enter_context(peak_memory())
+        tor = _tor_network(stack, root, phases) if through_tor else None
+        town = Town(root, say=lambda line: console.print(f"    {line}"), tor=tor)
+        stack.callback(town.stop)
         with _phase(phases, "set-up", "The operator sets up a server, the volunteers join"):
             gate = ("--gate-data", str(material.gate)) if material.gate else ()
             town.start_server("--base", "semilla", "--quorum", "2", *gate)
@@ -92,6 +97,13 @@ def play(root: Path, material: Material, nights: int) -> int:
     summary = asdict(table) | {"peak_memory_bytes": memory.peak_bytes}
     durable.write_text(root / "demo.json", json.dumps(summary, indent=2) + "\n")
     return print_table(Console(), table, picture, memory.peak_bytes)
+
+
+def _tor_network(stack: ExitStack, root: Path, phases: dict[str, float]) -> dict[str, Any]:
+    """Start a Tor network that lives as long as `stack`; the settings of tors that belong to it."""
+    with _phase(phases, "Tor network", "A Tor network of four nodes, on this machine alone"):
+        network = stack.enter_context(PrivateTor(root / "tor-network"))
+    return {"mode": "own", "torrc": str(network.torrc_file)}
 
 
 def _tell(report: Mapping[str, Any]) -> None:

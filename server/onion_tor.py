@@ -23,8 +23,8 @@ APART_S = 1.1
 VISIT_S = 20.0
 PAUSE_S = 0.5
 ANSWER_S = 1.0
-NO_KEY = 0xF4
-UNSURE = (None, 0x06, 0xF0, 0xF1)  # tor never came to read the descriptor
+SHUT = 0xF4  # the descriptor cannot be read without a key
+OPEN = (0x00, 0x05, 0xF2, 0xF3, 0xF7)  # it was read; others may have any cause, 04 and 01 too
 
 
 def is_answering(folder: Path) -> bool:
@@ -77,8 +77,8 @@ def note_publication(folder: Path) -> None:
 def lets_strangers_in(control: Control, host: str) -> bool:
     """Whether the service at `host` opens to a visitor without a key.
 
-    The descriptor is fetched past the cache. It is closed if tor cannot read it; any other end of
-    the visit means that it could be read.
+    The descriptor is fetched past the cache. A visit that ends otherwise than at it, or beyond it,
+    says nothing and is tried again.
 
     Raises:
         TorError: that could not be found out.
@@ -88,14 +88,15 @@ def lets_strangers_in(control: Control, host: str) -> bool:
     while time.monotonic() < deadline:
         if control.fetch(host, max(0.0, deadline - time.monotonic())):
             code = asyncio.run(_knock(SocksAddress.parse(control.socks()[0]), host))
-            if code not in UNSURE:
-                return code != NO_KEY
+            if code == SHUT or code in OPEN:
+                return code != SHUT
+            logger.info("a visit without a key ended with %s", code)
         if is_first:
             control.newnym()  # forgets which directories were asked
             is_first = False
         time.sleep(PAUSE_S)
     raise TorError(
-        "no directory has the onion service, so it could not be tried",
+        "the onion service could not be tried: no directory has it, or no visit came so far",
         hint="It is tried again; see: flower-server onion status",
     )
 

@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tor_network import PrivateTor
+from tor_process import TorProcess
+
 from federation.processes import Supervisor
 from federation.tor.control import open_control
 from federation.tor.forwarder import Forwarder
@@ -24,8 +27,6 @@ from server.onion_watch import OnionWatch
 from server.serve import _onion, answers
 from tests.fake_gateway import serve_gateway
 from tests.server_home import make_home
-from tests.tor_network import PrivateTor
-from tests.tor_process import TorProcess
 
 LIMIT_S = 60.0
 PORT = 443

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
-from tests.tor_network import INSTALL, PrivateTor, missing_programs
+from tor_network import INSTALL, PrivateTor, missing_programs
 
 FIXTURES = {"tor_network", "tor_network_8"}
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from tor_network import PrivateTor
+from tor_process import ControlPort
 from town import Town, run
 
 from federation import durable
@@ -22,8 +24,6 @@ from federation.invitation import decode
 from server.config import ServerHome
 from tests import netns, strace_log
 from tests.e2e.conftest import SETTINGS, rows_of
-from tests.tor_network import PrivateTor
-from tests.tor_process import ControlPort
 
 NODE = "luna"
 # Every command of the volunteer's that may use the network, and some that had better not.

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tor_network import HOST, PrivateTor
 
 from client import clock, keys
 from client.cli import run
@@ -40,7 +41,6 @@ from tests.gateway_bench import Upstream, admit, serving
 from tests.global_samples import Chain, joined_home
 from tests.onion_home import move
 from tests.server_home import NodeKeys
-from tests.tor_network import HOST, PrivateTor
 
 KEY = new_client_key()
 STUCK_S = 4.0

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tor_network import PrivateTor
 
 from federation.redaction import redact
 from tests import netns, strace_log
 from tests.e2e.evening import COMMANDS, NODE, Evening, files_of, secrets_of, spend
-from tests.tor_network import PrivateTor
 
 pytestmark = [
     pytest.mark.tor,

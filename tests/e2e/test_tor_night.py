@@ -16,14 +16,15 @@ from typing import Any
 
 import psutil
 import pytest
+from tor_network import PrivateTor
+from tor_process import ControlPort
 from town import Town
 
 from tests.e2e.conftest import DEADLINE_S, SETTINGS, rows_of
-from tests.tor_network import PrivateTor
-from tests.tor_process import ControlPort
 
 NODES = ("luna", "marina")
 WAIT_S = 60.0
+GRACE_S = 20.0
 pytestmark = [pytest.mark.tor, pytest.mark.timeout(900)]
 
 
@@ -86,6 +87,27 @@ def test_a_relay_killed_in_mid_round_costs_nothing(town: Town, tor_network_8: Pr
     assert night(town, kill)["lost"] == []
 
 
+def test_the_nodes_follow_the_server_to_a_new_address(town: Town) -> None:
+    """They hear of it in a round, and go there by themselves once the old one is gone."""
+    before = {name: (address_of(town, name), running_of(town, name)) for name in NODES}
+    begun = time.monotonic()
+    town.operator("onion", "rotate", "--grace", f"{GRACE_S:.0f}s")
+    assert town.round()["lost"] == []
+    for name in NODES:
+        assert address_of(town, name) != before[name][0]
+    await_that(lambda: time.monotonic() > begun + 2 * GRACE_S)
+    town.stop("server")  # it gives up what is over every hour, and at its start
+    town.start_server()
+
+    def has_moved(name: str) -> bool:
+        now = running_of(town, name)
+        is_anew = now["started_at"] != before[name][1]["started_at"]
+        return is_anew and bool(now["state"] == "connected")
+
+    await_that(lambda: all(has_moved(name) for name in NODES), timeout_s=4 * WAIT_S)
+    assert town.round()["lost"] == []
+
+
 def night(town: Town, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Both nodes train, one round, `meanwhile` beside it; the packages of both are merged.
 
@@ -137,6 +159,18 @@ def middle_of_the_way(town: Town, name: str) -> int:
         circuits = control.info("circuit-status").splitlines()
     ways = [line for line in circuits if "BUILT" in line and "PURPOSE=HS_CLIENT_REND" in line]
     return int(ways[0].split()[2].split(",")[1].rpartition("authority")[2])
+
+
+def address_of(town: Town, name: str) -> str:
+    """Where this node's server is, by its own files."""
+    joined = json.loads((town.root / name / "federation.json").read_text(encoding="utf-8"))
+    return str(joined["address"])
+
+
+def running_of(town: Town, name: str) -> dict[str, Any]:
+    """What this node says of itself."""
+    running: dict[str, Any] = json.loads(town.volunteer(name, "status", "--json"))["running"]
+    return running
 
 
 def await_that(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:

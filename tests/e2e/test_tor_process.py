@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tor_network import PrivateTor
+from tor_process import TorProcess
 
 from federation.errors import ConfigError, TorError
 from federation.processes import Supervisor, free_port
@@ -24,8 +26,6 @@ from federation.tor.process import OwnSocks, OwnTor, held, prepare, tor_child
 from federation.tor.settings import TorSettings
 from federation.tor.socks import SocksAddress, SocksError, dial
 from federation.tor.torrc import client_torrc
-from tests.tor_network import PrivateTor
-from tests.tor_process import TorProcess
 
 pytestmark = pytest.mark.tor
 LIMIT_S = 60.0

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tor_network import PrivateTor
 
 from federation.errors import ConfigError
 from federation.tor.control import Control, ControlError, open_control
@@ -20,7 +21,6 @@ from server.onion_state import read_state
 from server.onion_tor import lets_strangers_in
 from server.onion_watch import OnionWatch
 from tests.onion_bench import Served, Volunteer, await_that, is_cut, served
-from tests.tor_network import PrivateTor
 
 pytestmark = pytest.mark.tor
 NO_KEY, WRONG_KEY = 0xF4, 0xF5

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tor_network import PrivateTor
 from town import Town
 
 from federation.invitation import read
 from server.config import ServerHome
 from tests.onion_bench import Volunteer, await_that
-from tests.tor_network import PrivateTor
 
 pytestmark = pytest.mark.tor
 NO_KEY, WRONG_KEY = 0xF4, 0xF5

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tor_network import PrivateTor
+from tor_process import TorProcess
 
 from federation.processes import Supervisor
 from federation.tor.control import open_control
@@ -18,8 +20,6 @@ from federation.tor.foreign import Place, find
 from federation.tor.keys import ClientKey, new_client_key
 from federation.tor.settings import TorSettings
 from federation.tor.way import Means, open_tor, open_way, split_address
-from tests.tor_network import PrivateTor
-from tests.tor_process import TorProcess
 
 pytestmark = pytest.mark.tor
 LIMIT_S = 60.0

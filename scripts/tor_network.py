@@ -1,7 +1,7 @@
 """A whole Tor network on 127.0.0.1: a few directory authorities, which are its only relays.
 
 No exit, no other relay, no address but loopback: what runs in it can reach its onions and nothing
-else. `scripts/bench_tor.py` uses it too. How it starts, and why in this order: every node must
+else. Tests, demo and benchmark use it. How it starts, and why in this order: every node must
 hold the descriptor of every other before the first vote, and no client may ask before there is a
 consensus, or it backs off for 10 to 20 seconds.
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 from socket import socket
 from typing import Self
 
+from tor_keys import Identity, cache_folder, copy_keys
+from tor_process import HOST, TorNetworkError, TorProcess
+
 from federation import durable
-from tests.tor_keys import Identity, cache_folder, copy_keys
-from tests.tor_process import HOST, TorNetworkError, TorProcess
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tor_process import bare_environment, tor_command
+
 from federation import durable
-from tests.tor_process import bare_environment, tor_command
 
 PASSPHRASE = b"kept nowhere else\n"
 MONTHS = "12"
