@@ -37,10 +37,18 @@ from federation.protocol import (
     Offer,
     Verdict,
 )
-from strategies.flower_message import blob_of, blob_record, body_of, compose, error_of
+from strategies.flower_message import (
+    again,
+    blob_of,
+    blob_record,
+    body_of,
+    compose,
+    error_of,
+    is_absence,
+)
 from strategies.round import Gate, Member, Outcome, Round, RoundPolicy
 from strategies.spool import Arrival
-from strategies.streaming import StreamingGrid
+from strategies.streaming import Messages, StreamingGrid
 
 logger = logging.getLogger(__name__)
 B = TypeVar("B", bound=Body)
@@ -81,14 +89,16 @@ class Timing:
     Attributes:
         gather_s: wait for the quorum of nodes to be online.
         hello_s, collect_s, deploy_s: wait for the replies of each exchange.
+        absence_s: in any of them, wait for a node that Flower takes for gone.
         poll_s: pause between looks.
         clock, sleep: time's edge.
     """
 
     gather_s: float = 60.0
-    hello_s: float = 120.0
+    hello_s: float = 240.0
     collect_s: float = 3600.0
     deploy_s: float = 600.0
+    absence_s: float = 180.0
     poll_s: float = 1.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -147,6 +157,7 @@ class AdapterFedAvg(FedAvg):
         self.timing = timing or Timing()
         self.report = RoundReport(policy.mode)
         self._peers: dict[int, _Peer] = {}
+        self._awaited: set[int] = set()
         self._clock = self.timing.clock
         self._sleep = self.timing.sleep
 
@@ -163,7 +174,12 @@ class AdapterFedAvg(FedAvg):
     def run(self, grid: Grid, *, rounds: int = 1) -> Result:
         """Run Flower's loop over a grid that yields replies one at a time."""
         streaming = StreamingGrid(
-            grid, poll_s=self.timing.poll_s, clock=self._clock, sleep=self._sleep
+            grid,
+            Messages(is_absence, again),
+            poll_s=self.timing.poll_s,
+            absence_s=self.timing.absence_s,
+            clock=self._clock,
+            sleep=self._sleep,
         )
         return self.start(
             cast(Grid, streaming),
@@ -189,6 +205,7 @@ class AdapterFedAvg(FedAvg):
             message = self._collect_message(node_id, peer, arrays)
             if message is not None:
                 messages.append(message)
+        self._awaited = {message.metadata.dst_node_id for message in messages}
         self._collect_started = self._clock()
         return messages
 
@@ -199,6 +216,7 @@ class AdapterFedAvg(FedAvg):
         for reply in replies:
             self._take(reply)
             del reply  # one at a time in memory: the next is fetched before the name is taken
+        self._lose_the_silent("collect")
         heap.give_back()
         self.report.seconds["collect"] = self._clock() - self._collect_started
         outcome = self.work.finish(self.policy, self.gate, clock=self._clock)
@@ -230,6 +248,7 @@ class AdapterFedAvg(FedAvg):
             body = Deploy(version=version, chain=chain, verdicts=peer.told, address=address)
             blob = arrays if peer.held < version else None
             messages.append(self._message(node_id, MessageType.EVALUATE, body, blob))
+        self._awaited = {message.metadata.dst_node_id for message in messages}
         return messages
 
     def aggregate_evaluate(
@@ -250,6 +269,7 @@ class AdapterFedAvg(FedAvg):
             peer.held = body.held_version
             if body.loss is not None:
                 losses.append(body.loss)
+        self._lose_the_silent("deploy")
         self.report.seconds["deploy"] = self._clock() - self._deploy_started
         metrics: dict[str, MetricRecordValues] = {"deployed": float(len(self.report.deployed))}
         if losses:
@@ -275,13 +295,14 @@ class AdapterFedAvg(FedAvg):
         body = Hello(current_version=self.desk.version(), mode=self.policy.mode)
         kind = f"{MessageType.QUERY}.{protocol.HELLO_ACTION}"
         messages = [self._message(node_id, kind, body) for node_id in self._peers]
-        answered = set()
+        self._awaited = set(self._peers)
+        greeted = set()
         for reply in grid.send_and_receive(messages, timeout=self.timing.hello_s):
             found = self._read(reply, HelloReply)
             if found is None:
                 continue
             peer, hello = found
-            answered.add(reply.metadata.src_node_id)
+            greeted.add(reply.metadata.src_node_id)
             peer.held = hello.held_version
             peer.offers = hello.offers
             peer.want = self.desk.choose(peer.member, hello.offers)
@@ -289,10 +310,8 @@ class AdapterFedAvg(FedAvg):
                 {"node": hello.node, "held": hello.held_version, "offers": len(hello.offers)}
                 | {"asked": peer.want}
             )
-        silent = set(self._peers) - answered
-        for node_id in silent:
-            self.report.lost.append({"node": self._peers[node_id].member.node, "at": "hello"})
-            del self._peers[node_id]
+        self._lose_the_silent("hello")
+        self._peers = {node: peer for node, peer in self._peers.items() if node in greeted}
 
     def _collect_message(self, node_id: int, peer: _Peer, arrays: ArrayRecord) -> Message | None:
         version = self.desk.version()
@@ -343,13 +362,11 @@ class AdapterFedAvg(FedAvg):
     def _read(self, reply: Message, kind: type[B]) -> tuple[_Peer, B] | None:
         """The peer and body of a reply, or None: a broken reply is a lost one."""
         peer = self._peers.get(reply.metadata.src_node_id)
-        if reply.has_error():
-            if peer is None and reply.metadata.src_node_id not in self._peers:
-                self.report.lost.append({"node": "?", "at": kind.__name__, "why": "unavailable"})
-            elif peer is not None:
-                self._lose(peer.member, kind.__name__, error_of(reply))
-            return None
         if peer is None:
+            return None
+        self._awaited.discard(reply.metadata.src_node_id)
+        if reply.has_error():
+            self._lose(peer.member, kind.__name__, error_of(reply))
             return None
         try:
             body = body_of(reply, kind)
@@ -360,6 +377,11 @@ class AdapterFedAvg(FedAvg):
             self._lose(peer.member, kind.__name__, "speaks in another node's name")
             return None
         return peer, body
+
+    def _lose_the_silent(self, at: str) -> None:
+        for node_id in self._awaited:
+            self._lose(self._peers[node_id].member, at, "no answer")
+        self._awaited = set()
 
     def _lose(self, member: Member, at: str, why: str) -> None:
         logger.warning("lost reply of node %s at %s: %s", member.node, at, why)

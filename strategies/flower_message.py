@@ -9,12 +9,18 @@ from __future__ import annotations
 from typing import TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from federation import protocol
 from federation.errors import FormatError
 from federation.protocol import Body
 
 B = TypeVar("B", bound=Body)
+ABSENCES = (
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+)
 
 
 def compose(
@@ -60,3 +66,19 @@ def body_of(message: Message, kind: type[B]) -> B:
 def error_of(message: Message) -> str:
     """Why an error reply is one."""
     return str(message.error.reason or f"error {message.error.code}")
+
+
+def is_absence(reply: Message) -> bool:
+    """Whether the SuperLink answered in a node's place: the node, or what it sent, is gone."""
+    return bool(reply.has_error() and reply.error.code in ABSENCES)
+
+
+def again(message: Message) -> Message:
+    """The same to the same node, as a message of its own: Flower takes no message twice."""
+    facts = message.metadata
+    return Message(
+        message.content,
+        dst_node_id=facts.dst_node_id,
+        message_type=facts.message_type,
+        ttl=facts.ttl,
+    )

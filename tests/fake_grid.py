@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 from flwr.supercore.task_identity import TaskIdentity
 
 Answer = Callable[[Message], Message | None]
@@ -78,3 +79,33 @@ class WatchfulGrid(FakeGrid):
         contents = [reply.content for reply in replies]
         self._given += [weakref.ref(c) for c in contents if "blob" in c]
         return replies
+
+
+class AwayGrid(FakeGrid):
+    """Some nodes miss their heartbeats; the SuperLink answers in their place.
+
+    Args:
+        nodes: as of `FakeGrid`.
+        away: Flower node id -> how often the grid says so before the node is back.
+    """
+
+    def __init__(self, nodes: dict[int, Answer], away: dict[int, int]) -> None:
+        super().__init__({node: self._or_absence(node, nodes[node]) for node in nodes})
+        self._away = dict(away)
+        self._said: set[int] = set()
+
+    def get_node_ids(self) -> list[int]:
+        """Those who are online; who was found away is looked for once more each time."""
+        for node in self._said:
+            self._away[node] -= 1
+        self._said = {node for node in self._said if self._away[node] > 0}
+        return [node for node in self.nodes if node not in self._said]
+
+    def _or_absence(self, node: int, answer: Answer) -> Answer:
+        def either(message: Message) -> Message | None:
+            if self._away.get(node, 0) <= 0:
+                return answer(message)
+            self._said.add(node)
+            return create_message_error_unavailable_res_message(message.metadata, "node_unavail")
+
+        return either

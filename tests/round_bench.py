@@ -140,13 +140,13 @@ class Bench:
         self.people.append(person)
         return person
 
-    def strategy(self, **policy: Any) -> AdapterFedAvg:
+    def strategy(self, timing: Timing | None = None, **policy: Any) -> AdapterFedAvg:
         """A strategy over the records on disk, as a fresh process would build it."""
         desk = ServerDesk(self.nodes, self.intake, self.registry, max_staleness=3, onion=self.onion)
         spool = Spool(self.folder / "spool", max_bytes_each=LIMIT, max_total_bytes=100 * LIMIT)
         work = Round(self.spec, spool, desk.members(), self.registry, self.intake)
-        timing = Timing(gather_s=0.0, hello_s=0.0, collect_s=0.0, deploy_s=0.0, poll_s=0.0)
-        return AdapterFedAvg(desk, work, self.gate, RoundPolicy(**policy), timing)
+        no_time = Timing(gather_s=0.0, hello_s=0.0, collect_s=0.0, deploy_s=0.0, poll_s=0.0)
+        return AdapterFedAvg(desk, work, self.gate, RoundPolicy(**policy), timing or no_time)
 
     def run(self, *, order: list[int] | None = None, **policy: Any) -> AdapterFedAvg:
         """One round with everybody; returns the strategy with its report."""

@@ -10,12 +10,15 @@ import pytest
 from flwr.app import Message
 
 from server.onion_clients import OnionClients
+from strategies.adapter_fedavg import RoundReport, Timing
 from strategies.round import RoundPolicy
 from strategies.spool import Arrival
 from strategies.weigh import WeighPolicy
 from tests.adapter_samples import make_spec
-from tests.fake_grid import WatchfulGrid
+from tests.fake_grid import AwayGrid, WatchfulGrid
 from tests.round_bench import Bench, HandNode, collected, equal
+
+ABSENCE_S = 60.0
 
 
 def test_a_night_merges_every_package_and_tells_every_node(tmp_path: Path) -> None:
@@ -29,6 +32,38 @@ def test_a_night_merges_every_package_and_tells_every_node(tmp_path: Path) -> No
     assert all(p.held == 1 for p in bench.people)
     assert [v.state for p in bench.people for v in p.told] == ["merged"] * 3
     assert {v.version for p in bench.people for v in p.told} == {1}
+
+
+def test_a_node_that_was_away_for_a_while_is_asked_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    away, _here = bench.add(1), bench.add(2)
+    report = run_with_absence(bench, away, looks=3)
+    assert report.lost == []
+    assert len(report.outcome["merged"]) == 2
+    assert away.held == 1
+
+
+def test_a_node_that_stays_away_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    gone, here = bench.add(1), bench.add(2)
+    report = run_with_absence(bench, gone, looks=10_000)
+    assert report.lost == [{"node": gone.node, "at": "hello", "why": "no answer"}]
+    assert [record["node"] for record in report.outcome["merged"]] == [here.node]
+    assert report.seconds["hello"] == pytest.approx(ABSENCE_S, abs=2.0)
+
+
+def run_with_absence(bench: Bench, person: HandNode, *, looks: int) -> RoundReport:
+    """One round, with time that passes only in pauses."""
+    now = [0.0]
+    timing = Timing(
+        absence_s=ABSENCE_S,
+        clock=lambda: now[0],
+        sleep=lambda seconds: now.__setitem__(0, now[0] + seconds),
+    )
+    grid = AwayGrid({p.flower_id: p.answer for p in bench.people}, {person.flower_id: looks})
+    strategy = bench.strategy(timing)
+    strategy.run(grid)  # type: ignore[arg-type]
+    return strategy.report
 
 
 def test_the_merge_has_the_same_bits_for_any_order_of_arrival(tmp_path: Path) -> None:
