@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import re
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +27,9 @@ from federation import durable
 from federation.adapter.delta import SCALES, STORED, coded_names, rank_axis
 from federation.adapter.manifest import PackageManifest, canonical
 from federation.adapter.package import Package, open_package
+from federation.adapter.tensors import TensorFile
 from federation.errors import FormatError, RoundError
-from strategies.coded import Coded
+from strategies.coded import Coded, Kind
 
 _PACKAGE = re.compile(r"([0-9a-f]{64})\.zip")
 _ARRIVAL = re.compile(r"([0-9a-f]{64})\.json")
@@ -60,6 +64,14 @@ class SpoolEntry:
     def node(self) -> str:
         """Pseudonym of the node that sent it, as the server knows it."""
         return self.arrival.node
+
+
+class _Stored(NamedTuple):
+    tensors: TensorFile
+    begin: int
+    dtype: str
+    kind: Kind
+    steps: Mapping[str, npt.NDArray[np.float32]]
 
 
 class SpooledUpdate:
@@ -117,16 +129,12 @@ class SpooledUpdate:
         Raises:
             FormatError: no such tensor, or stored in another dtype than the manifest says.
         """
-        tensors, coding = self.package.tensors, self.manifest.coding
-        if tensors.dtype(name) != STORED[coding]:
-            raise FormatError(f"tensor {name} is {tensors.dtype(name)}, expected {STORED[coding]}")
-        return Coded(
-            kind="int8" if coding == "int8" else "uint16",
-            shape=tensors.shape(name),
-            read=partial(self._read, self._position(name)),
-            steps=self._steps.get(name),
-            rank_axis=rank_axis(name),
-        )
+        stored = self._stored
+        place = stored.tensors.place(name)
+        if place.dtype != stored.dtype:
+            raise FormatError(f"tensor {name} is {place.dtype}, expected {stored.dtype}")
+        read = partial(self._read, stored.begin + place.begin)
+        return Coded(stored.kind, place.shape, read, stored.steps.get(name), rank_axis(name))
 
     def delta(self, name: str) -> npt.NDArray[np.float32]:
         """Tensor `name` of the delta, decoded to a new f32 array."""
@@ -136,23 +144,39 @@ class SpooledUpdate:
         """Give mapped pages back to the system; they are read again when needed."""
         _release(self.package)
 
-    def _position(self, name: str) -> int:
-        return self.package.members[0].offset + self.package.tensors.position(name)
-
     def _read(self, position: int, buffer: npt.NDArray[np.uint8], begin: int) -> None:
-        self._file.seek(position + begin)
-        if self._file.readinto(buffer.data) != buffer.size:
+        if self._file(buffer.data, position + begin) != buffer.size:
             raise FormatError(f"the package {self.sha256[:12]} was cut short on disk")
 
     @cached_property
-    def _file(self) -> FileIO:
+    def _file(self) -> Callable[[memoryview, int], int]:
+        """Fills a buffer with what lies from a position on; returns how many bytes there were."""
         file = FileIO(self._path)
         weakref.finalize(self, file.close)
-        return file
+        descriptor = file.fileno()
+        if hasattr(os, "preadv"):
+            return lambda buffer, position: os.preadv(descriptor, (buffer,), position)
+
+        def read(buffer: memoryview, position: int) -> int:
+            file.seek(position)
+            return file.readinto(buffer)
+
+        return read
 
     @cached_property
-    def _steps(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Sizes of int8 steps by tensor, read once; empty for other codings."""
+    def _stored(self) -> _Stored:
+        """How its tensors are stored, looked up once: a round asks for thousands of them."""
+        package, coding = self.package, self.manifest.coding
+        return _Stored(
+            package.tensors,
+            package.members[0].offset + package.tensors.start,
+            STORED[coding],
+            "int8" if coding == "int8" else "uint16",
+            self._read_steps(),
+        )
+
+    def _read_steps(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Sizes of int8 steps by tensor; empty for other codings."""
         tensors = self.package.tensors
         if self.manifest.coding != "int8":
             return {}
@@ -161,7 +185,8 @@ class SpooledUpdate:
         if tensors.dtype(SCALES) != "F32" or len(shape) != 2 or shape[0] != len(names):
             raise FormatError("the scales are not as many as the tensors")
         steps = np.empty(shape, np.float32)
-        self._read(self._position(SCALES), steps.reshape(-1).view(np.uint8), 0)
+        begin = self.package.members[0].offset + tensors.position(SCALES)
+        self._read(begin, steps.reshape(-1).view(np.uint8), 0)
         return dict(zip(names, steps, strict=True))
 
 

@@ -36,7 +36,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-class _Entry(NamedTuple):
+class Place(NamedTuple):
     """Small, and sharing what it can: a round holds those of every update it merges."""
 
     dtype: str
@@ -78,13 +78,18 @@ def save_tensors(tensors: Mapping[str, RawTensor]) -> bytes:
 
 
 class TensorFile:
-    """A safetensors file whose header has been checked; arrays are views, never copies."""
+    """A safetensors file whose header has been checked; arrays are views, never copies.
+
+    Attributes:
+        header_bytes: length of the header.
+        start: where the tensors begin; places count from there.
+    """
 
     def __init__(self, data: Bytes) -> None:
         self._data = data.view(np.ndarray)  # slicing a memmap as such is ten times slower
         self._data.flags.writeable = False
         self.header_bytes, self._entries = _read_header(data)
-        self._start = 8 + self.header_bytes
+        self.start = 8 + self.header_bytes
 
     @classmethod
     def open(cls, path: Path, offset: int = 0, length: int | None = None) -> TensorFile:
@@ -128,24 +133,24 @@ class TensorFile:
 
     def dtype(self, name: str) -> str:
         """Stored dtype: "F32", "BF16" or "I8"."""
-        return self._entry(name).dtype
+        return self.place(name).dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of tensor `name`."""
-        return self._entry(name).shape
+        return self.place(name).shape
 
     def position(self, name: str) -> int:
         """Offset of the first byte of tensor `name` in the file."""
-        return self._start + self._entry(name).begin
+        return self.start + self.place(name).begin
 
     def raw(self, name: str) -> Bytes:
         """Raw bytes of tensor `name`: a read-only view, shape (n,)."""
-        entry = self._entry(name)
-        return self._data[self._start + entry.begin : self._start + entry.end]
+        entry = self.place(name)
+        return self._data[self.start + entry.begin : self.start + entry.end]
 
     def array(self, name: str) -> RawTensor:
         """Tensor `name` as a read-only view, possibly unaligned; BF16 appears as uint16."""
-        entry = self._entry(name)
+        entry = self.place(name)
         view: RawTensor = self.raw(name).view(DTYPES[entry.dtype]).reshape(entry.shape)
         return view
 
@@ -157,7 +162,12 @@ class TensorFile:
         """Sha256 hex of the whole file."""
         return hashlib.sha256(self._data.data).hexdigest()
 
-    def _entry(self, name: str) -> _Entry:
+    def place(self, name: str) -> Place:
+        """What the header says of tensor `name`.
+
+        Raises:
+            FormatError: there is none.
+        """
         try:
             return self._entries[name]
         except KeyError:
@@ -202,7 +212,7 @@ class StoredArrays(Mapping[str, npt.NDArray[np.float32]]):
         return len(self._places)
 
 
-def _read_header(data: Bytes) -> tuple[int, dict[str, _Entry]]:
+def _read_header(data: Bytes) -> tuple[int, dict[str, Place]]:
     if data.size < 8:
         raise FormatError("the tensor file is too short to have a header")
     (length,) = struct.unpack("<Q", data[:8].tobytes())
@@ -219,7 +229,7 @@ def _read_header(data: Bytes) -> tuple[int, dict[str, _Entry]]:
     return length, entries
 
 
-def _read_entry(name: str, content: object) -> _Entry:
+def _read_entry(name: str, content: object) -> Place:
     label = f"tensor {name[:200]}"
     if not isinstance(content, dict) or set(content) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{label}: its header entry needs dtype, shape and data_offsets alone")
@@ -234,7 +244,7 @@ def _read_entry(name: str, content: object) -> _Entry:
     # math.prod is exact on Python ints: no overflow can make a huge shape look small
     if math.prod(shape) * DTYPES[code].itemsize != end - begin:
         raise FormatError(f"{label}: its shape and its length do not agree")
-    return _Entry(sys.intern(code), _shared(tuple(shape)), begin, end)
+    return Place(sys.intern(code), _shared(tuple(shape)), begin, end)
 
 
 @lru_cache(maxsize=1024)
@@ -248,7 +258,7 @@ def _is_naturals(content: object) -> bool:
     return isinstance(content, list) and all(type(item) is int and item >= 0 for item in content)
 
 
-def _require_no_gaps(entries: Mapping[str, _Entry], size: int) -> None:
+def _require_no_gaps(entries: Mapping[str, Place], size: int) -> None:
     expected = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != expected:
