@@ -138,6 +138,11 @@ class NodeHome:
         return self.root / "tor"
 
     @property
+    def chat_onion(self) -> Path:
+        """The chat's own onion service: its address, its visitors' key, its tor."""
+        return self.root / "chat-onion"
+
+    @property
     def superexec_secret(self) -> Path:
         """Secret shared by the SuperNode and its executor."""
         return self.keys / "superexec.secret"

@@ -24,7 +24,6 @@ from federation.ledger.plots import DemoTable
 OVERALL = "overall"
 MEMORY_EVERY_S = 1.0
 CHANGED_BYTES = 4 * 2**20  # looking costs, the system adds up every page: only at what changed
-GIB = 1024**3
 
 
 @dataclass
@@ -117,7 +116,7 @@ def print_table(console: Console, table: DemoTable, picture: Path, peak_bytes: i
     console.print(bytes_table)
     seconds = "  ".join(f"{name} {took:.0f} s" for name, took in table.phases.items())
     console.print(f"{seconds}  (total {sum(table.phases.values()):.0f} s)")
-    console.print(f"Peak memory of all processes: {peak_bytes / GIB:.2f} GiB")
+    console.print(f"Peak memory of all processes: {peak_bytes / 1e9:.2f} GB")
     console.print(f"Picture: {picture.name}")
     return _verdict(console, table)
 

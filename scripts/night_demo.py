@@ -37,8 +37,8 @@ COUNTED_S = 1.5  # the gateway writes its counters every second
 SETTINGS: dict[str, Any] = {
     "learning_rate": 3e-3,
     "epochs": 1,
-    "batch_size": 4,
-    "gradient_accumulation": 2,  # as 8 at a time, in half the memory
+    "batch_size": 2,
+    "gradient_accumulation": 4,  # as 8 at a time, in a quarter of the memory
     "max_seq_len": 256,
     "qa_subset_size": 0,
 }

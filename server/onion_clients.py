@@ -21,8 +21,8 @@ from pathlib import Path
 
 from federation import durable
 from federation.errors import ConfigError
+from federation.tor.address import make_address, read_address
 from federation.tor.keys import ClientKey, new_client_key, service_line
-from server.onion_address import make_address, read_address
 
 PORT = 443  # that visitors of an address name
 MOST_CLIENTS = 300  # 350 keys fit into a descriptor, 380 do not, and tor says so in its log only

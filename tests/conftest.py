@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -37,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(OFFLINE)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # two small machines' worth of tests run side by side
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)  # else what the tests have started would live on
+
+
+def _end(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -140,22 +140,24 @@ class Control:
         """Take back the client key for the onion `host`, if there is one."""
         self.ask(f"ONION_CLIENT_AUTH_REMOVE {_service(host)}")
 
-    def add_onion(self, port: int, target: str, clients: Sequence[str]) -> str:
+    def add_onion(self, port: int, target: str, clients: Sequence[str], key: str = "") -> str:
         """Publish an onion service that lives as long as this connection.
 
         Args:
             port: the one its visitors name.
             target: "127.0.0.1:port" that they reach.
             clients: public keys of those who may; never empty.
+            key: of its address, as `address.control_key` gives it; "" for a new one.
 
         Returns:
-            Its new address, "….onion".
+            Its address, "….onion".
         """
         if not clients:
             raise ValueError("an onion without client keys would be open to everybody")
         who = " ".join(f"ClientAuthV3={public}" for public in clients)
-        flags = "Flags=DiscardPK,V3Auth"
-        lines = self.ask(f"ADD_ONION NEW:ED25519-V3 {flags} Port={port},{target} {who}")
+        flags = "Flags=V3Auth" if key else "Flags=DiscardPK,V3Auth"
+        made = key or "NEW:ED25519-V3"
+        lines = self.ask(f"ADD_ONION {made} {flags} Port={port},{target} {who}")
         return lines[0].removeprefix("ServiceID=") + ".onion"
 
     def remove_onion(self, host: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,30 @@ def test_settings_proxies_and_language_of_the_user_are_gone() -> None:
         or (name.startswith("CONSCIENCE_") and not name.endswith("HOME"))
     ]
     assert left == []
+
+
+def test_a_run_that_is_terminated_ends_what_its_tests_have_started(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pathlib, pytest, time\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "@pytest.fixture\n"
+        "def started():\n"
+        "    (here / 'started').touch()\n"
+        "    yield\n"
+        "    (here / 'ended').touch()\n"
+        "def test_long(started):\n"
+        "    time.sleep(60)\n"
+    )
+    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+    ) as run:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        run.terminate()
+        assert run.wait(30) == pytest.ExitCode.INTERRUPTED
+    assert (tmp_path / "ended").exists()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from federation.errors import ConfigError, PermissionsError
+from federation.tor.address import PUBLIC, SECRET, make_address, read_address
 from federation.tor.keys import check_onion, key_of, new_client_key
-from server.onion_address import PUBLIC, SECRET, make_address, read_address
 from server.onion_clients import SENTINEL, TRIAL, OnionClients, Shard, file_of
 
 

@@ -54,6 +54,12 @@ def read_address(folder: Path) -> str:
     return host
 
 
+def control_key(folder: Path) -> str:
+    """The key of the address in `folder`, in the form that the control command ADD_ONION takes."""
+    secret = (folder / SECRET).read_bytes().removeprefix(_header("secret"))
+    return f"ED25519-V3:{base64.b64encode(secret).decode('ascii')}"
+
+
 def _host_of(public: bytes) -> str:
     checksum = hashlib.sha3_256(b".onion checksum" + public + _VERSION).digest()[:2]
     label = base64.b32encode(public + checksum + _VERSION).decode("ascii").lower()
