@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.limits import Allowance
 from server.nodes import Nodes
+from server.repeats import MOST_BYTES, Digest, Repeats
 from server.traffic import Traffic
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ METHODS = (
 )
 PATHS = {f"/v1/fleet/{method}".encode("ascii") for method in METHODS}
 ACTIVATE = b"/v1/fleet/activate-node"
+PULL, CONFIRM = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
+PUSHES = ("/v1/fleet/push-messages", "/v1/fleet/push-object")
 KEY_HEADER = "flwr-public-key"
 MAX_BODY_BYTES = 8 * 2**20
 MAX_DIGITS = 12
@@ -80,6 +83,7 @@ class Forwarder:
         self._nodes = nodes
         self._traffic = traffic
         self._allowance = allowance
+        self._repeats = Repeats()
         self._grace_s = grace_s
         self._url = f"https://127.0.0.1:{port}"
         self._client = httpx.AsyncClient(
@@ -118,14 +122,17 @@ class Forwarder:
         return await self._pass_on(request, path.decode("ascii"), key, length)
 
     async def _pass_on(self, request: Request, path: str, key: str, length: int) -> Response:
+        body = Digest()
         upstream = self._client.build_request(
             "POST",
             f"{self._url}{path}",
             headers=_headers_up(request, length),
-            content=self._body(request, key, length),
+            content=self._body(request, key, length, body if path in PUSHES else None),
         )
         try:
             answer = await self._client.send(upstream, stream=True)
+            if (known := await self._repeated(answer, path, key, body)) is not None:
+                return known
         except (httpx.HTTPError, SlowClientError, ClientDisconnect) as err:
             logger.info("%s: no answer (%s)", path, type(err).__name__)
             return refused(503)
@@ -133,6 +140,8 @@ class Forwarder:
             logger.warning("%s: the SuperLink answered %d", path, answer.status_code)
             await answer.aclose()
             return refused(503)
+        if answer.status_code == 200 and path == CONFIRM:
+            self._repeats.confirmed(key)
         return PatientResponse(
             self._reply(answer, key),
             status_code=answer.status_code,
@@ -140,7 +149,27 @@ class Forwarder:
             background=BackgroundTask(answer.aclose),
         )
 
-    async def _body(self, request: Request, key: str, length: int) -> AsyncIterator[bytes]:
+    async def _repeated(
+        self, answer: httpx.Response, path: str, key: str, body: Digest
+    ) -> Response | None:
+        """The answer to one who may have asked before; None where nothing is to be repeated."""
+        if answer.status_code != 200 or path not in (PULL, *PUSHES):
+            return None
+        length = answer.headers.get("content-length", "")
+        if not length.isdigit() or int(length) > MOST_BYTES:
+            return None
+        content = await answer.aread()
+        if path == PULL:
+            content = self._repeats.pulled(key, content)
+        else:
+            content = self._repeats.pushed(key, body, content)
+        self._traffic.add(key, down=len(content))
+        kind = answer.headers.get("content-type")
+        return Response(content, headers={"content-type": kind} if kind else None)
+
+    async def _body(
+        self, request: Request, key: str, length: int, digest: Digest | None
+    ) -> AsyncIterator[bytes]:
         started, received = time.monotonic(), 0
         stream = request.stream()
         while received < length:
@@ -154,6 +183,8 @@ class Forwarder:
                 return
             received += len(chunk)
             self._traffic.add(key, up=len(chunk))
+            if digest is not None:
+                digest.add(chunk)
             yield chunk
 
     async def _reply(self, answer: httpx.Response, key: str) -> AsyncIterator[bytes]:

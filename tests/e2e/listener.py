@@ -28,6 +28,8 @@ class Listener:
         self._outer.check_hostname = False
         self._outer.verify_mode = ssl.CERT_NONE
         self.sent = bytearray()
+        self.lost: list[str] = []
+        self._losing: list[bytes] = []
         self.port = 0
         self._ready = threading.Event()
         self._done: asyncio.Event | None = None
@@ -45,6 +47,10 @@ class Listener:
         if self._loop is not None and self._done is not None:
             self._loop.call_soon_threadsafe(self._done.set)
         self._thread.join(20)
+
+    def lose_answers_to(self, *methods: str) -> None:
+        """Cut the connection instead of giving the next answer to each of these Fleet methods."""
+        self._losing += [f"POST /v1/fleet/{method} ".encode() for method in methods]
 
     async def _serve(self) -> None:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
@@ -65,9 +71,22 @@ class Listener:
         gateway, to_gateway = await asyncio.open_connection(
             "127.0.0.1", self._gateway_port, ssl=self._outer
         )
+        asked: list[bytes] = []
+
+        def note(piece: bytes) -> None:
+            self.sent.extend(piece)
+            asked.extend(line for line in self._losing if piece.startswith(line))
+
+        def cut(_piece: bytes) -> None:
+            for line in asked:
+                if line in self._losing:
+                    self._losing.remove(line)
+                    self.lost.append(line.split()[1].decode().rpartition("/")[2])
+                    raise ConnectionAbortedError
+
         ways = (
-            asyncio.create_task(_pass_on(node, to_gateway, self.sent.extend)),
-            asyncio.create_task(_pass_on(gateway, to_node, len)),
+            asyncio.create_task(_pass_on(node, to_gateway, note)),
+            asyncio.create_task(_pass_on(gateway, to_node, cut)),
         )
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)

@@ -59,14 +59,17 @@ def test_a_run_that_is_terminated_ends_what_its_tests_have_started(tmp_path: Pat
         "def test_long(started):\n"
         "    time.sleep(60)\n"
     )
+    root = Path(__file__).parents[2]
     options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull]
     with subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), str(tmp_path)],
         stdout=subprocess.DEVNULL,
-        cwd=Path(__file__).parents[2],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "scripts")])},
     ) as run:
         deadline = time.monotonic() + 60
         while not (tmp_path / "started").exists():
+            assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         run.terminate()
