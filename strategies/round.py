@@ -216,9 +216,10 @@ class Round:
         decision = gate.decide(current, candidate)
         outcome.gate, outcome.reason = decision.to_json(), decision.reason
         lap("gate")
-        inputs = _input_records(screened.accepted, weights)
         if decision.accepted:
-            self._publish(policy, candidate, inputs, outcome)
+            self._publish(
+                policy, candidate, list(zip(screened.accepted, weights, strict=True)), outcome
+            )
             outcome.log_norms = {k: tuple(v) for k, v in screened.log_norms.items()}
         else:
             gate.keep(candidate, decision)
@@ -267,17 +268,23 @@ class Round:
         self,
         policy: RoundPolicy,
         candidate: Arrays,
-        inputs: Sequence[InputRecord],
+        shares: Sequence[tuple[Accepted, np.float64]],
         outcome: Outcome,
     ) -> None:
+        inputs = [
+            InputRecord(sha256=update.sha256, weight=float(weight), staleness=update.staleness)
+            for update, weight in shares
+        ]
         manifest = self.shelf.publish(
             candidate, strategy=policy.strategy, inputs=inputs, gate=outcome.gate
         )
         outcome.version = manifest.version
-        for record in inputs:
-            self.ledger.record_merged(record.sha256, node=record.node, version=manifest.version)
-            self.spool.discard(record.sha256)
-            outcome.merged.append(record.model_dump(mode="json"))
+        for (update, _weight), record in zip(shares, inputs, strict=True):
+            self.ledger.record_merged(update.sha256, node=update.node, version=manifest.version)
+            self.spool.discard(update.sha256)
+            # whose it was and how many its examples stays with the operator
+            private = {"node": update.node, "examples": update.examples}
+            outcome.merged.append(record.model_dump(mode="json") | private)
 
     def _refuse(self, sha256: str, node: str, refusal: Refusal, outcome: Outcome) -> None:
         logger.warning("refused %s of node %s: %s", sha256[:12], node, refusal.code)
@@ -305,18 +312,3 @@ class _Lap:
         now = self._clock()
         self._seconds[name] = now - self._last
         self._last = now
-
-
-def _input_records(
-    accepted: Sequence[Accepted], weights: npt.NDArray[np.float64]
-) -> list[InputRecord]:
-    return [
-        InputRecord(
-            sha256=update.sha256,
-            node=update.node,
-            examples=update.examples,
-            weight=float(weight),
-            staleness=update.staleness,
-        )
-        for update, weight in zip(accepted, weights, strict=True)
-    ]

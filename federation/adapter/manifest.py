@@ -72,12 +72,13 @@ class PackageManifest(Manifest):
 
 
 class InputRecord(BaseModel):
-    """One package that went into a global version, and the share it had."""
+    """One package that went into a global version, and the share it had.
+
+    Every node reads it, so it does not say whose package it was; the node itself knows its hash.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     sha256: Sha256
-    node: NodeId
-    examples: Count
     weight: float
     staleness: Count = 0
 

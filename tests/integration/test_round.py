@@ -164,6 +164,21 @@ def test_h15_a_worse_candidate_is_kept_for_study_and_never_published(tmp_path: P
 
 
 @pytest.mark.security
+def test_h06_what_nodes_are_sent_names_no_node(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        bench.add(seed)
+    strategy = bench.run()
+    sent = "".join(strategy.desk.chain(-1)) + strategy.desk.package().decode("latin-1")
+    for person in bench.people:
+        assert person.sha256 in sent
+        assert person.node not in sent
+        assert person.key.public_hex not in sent
+    merged = {record["sha256"]: record["node"] for record in strategy.report.outcome["merged"]}
+    assert merged == {person.sha256: person.node for person in bench.people}
+
+
+@pytest.mark.security
 def test_h06_a_stranger_is_never_asked(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.add(1)

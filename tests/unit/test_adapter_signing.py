@@ -36,9 +36,7 @@ def make_global(version: int, parent: GlobalManifest | None, **other: Any) -> Gl
         "tensors_sha256": "1" * 64,
         "config_sha256": "2" * 64,
         "strategy": "fedit",
-        "inputs": (
-            InputRecord(sha256="3" * 64, node="4" * 16, examples=3, weight=1 / 3, staleness=0),
-        ),
+        "inputs": (InputRecord(sha256="3" * 64, weight=1 / 3, staleness=0),),
         "gate": {"es": 1.5, "note": "ñ"},
         "created_at": "2026-01-01T00:00:00Z",
     }

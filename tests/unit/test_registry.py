@@ -33,7 +33,7 @@ def registry(tmp_path: Path, key: SigningKey) -> Registry:
 
 
 def publish(registry: Registry, seed: int, *shas: str) -> GlobalManifest:
-    inputs = [InputRecord(sha256=sha, node="1" * 16, examples=3, weight=0.5) for sha in shas]
+    inputs = [InputRecord(sha256=sha, weight=0.5) for sha in shas]
     return registry.publish(
         random_arrays(SPEC, seed), strategy="fedit", inputs=inputs, gate={"accepted": True}
     )

@@ -44,7 +44,7 @@ def say(
 def publish(home: ServerHome, seed: int) -> None:
     key = SigningKey.load(home.signing_key)
     registry = Registry(home.registry, key, key.public_hex)
-    record = InputRecord(sha256=f"{seed:064d}", node="1" * 16, examples=3, weight=1.0)
+    record = InputRecord(sha256=f"{seed:064d}", weight=1.0)
     registry.publish(
         random_arrays(registry.spec, seed), strategy="fedit", inputs=[record], gate={"reason": "ok"}
     )
