@@ -24,11 +24,12 @@ from server.nodes import Nodes
 from server.onion_clients import OnionClients
 from server.registry import Registry
 from server.rounds import next_report_path, report_paths
-from strategies.adapter_fedavg import AdapterFedAvg, Timing
+from strategies.adapter_fedavg import AdapterFedAvg
 from strategies.round import Mode, Round, RoundPolicy
 from strategies.screen import ScreenPolicy
 from strategies.sizes import SizePolicy
 from strategies.spool import Spool
+from strategies.streaming import Timing
 from strategies.weigh import WeighPolicy
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,7 @@ most one blob a message travel. A reply that is broken in any way counts as one 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar, cast
@@ -48,7 +47,7 @@ from strategies.flower_message import (
 )
 from strategies.round import Gate, Member, Outcome, Round, RoundPolicy
 from strategies.spool import Arrival
-from strategies.streaming import Messages, StreamingGrid
+from strategies.streaming import Messages, StreamingGrid, Timing
 
 logger = logging.getLogger(__name__)
 B = TypeVar("B", bound=Body)
@@ -80,28 +79,6 @@ class Desk(Protocol):
 
     def chain(self, after: int) -> tuple[str, ...]:
         """Signed manifests of the versions after `after`, oldest first, as JSON texts."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Bounds of one round, in seconds, and the clock they are read from.
-
-    Attributes:
-        gather_s: wait for the quorum of nodes to be online.
-        hello_s, collect_s, deploy_s: wait for the replies of each exchange.
-        absence_s: in any of them, wait for a node that Flower takes for gone.
-        poll_s: pause between looks.
-        clock, sleep: time's edge.
-    """
-
-    gather_s: float = 60.0
-    hello_s: float = 240.0
-    collect_s: float = 3600.0
-    deploy_s: float = 600.0
-    absence_s: float = 180.0
-    poll_s: float = 1.0
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass
@@ -173,14 +150,7 @@ class AdapterFedAvg(FedAvg):
 
     def run(self, grid: Grid, *, rounds: int = 1) -> Result:
         """Run Flower's loop over a grid that yields replies one at a time."""
-        streaming = StreamingGrid(
-            grid,
-            Messages(is_absence, again),
-            poll_s=self.timing.poll_s,
-            absence_s=self.timing.absence_s,
-            clock=self._clock,
-            sleep=self._sleep,
-        )
+        streaming = StreamingGrid(grid, Messages(is_absence, again), self.timing)
         return self.start(
             cast(Grid, streaming),
             initial_arrays=blob_record(self.desk.package()),

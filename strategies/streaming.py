@@ -31,6 +31,28 @@ class GridLike(Protocol):
 
 
 @dataclass(frozen=True)
+class Timing:
+    """Bounds of one round, in seconds, and the clock they are read from.
+
+    Attributes:
+        gather_s: wait for the quorum of nodes to be online.
+        hello_s, collect_s, deploy_s: wait for the replies of each exchange.
+        absence_s: in any of them, wait for a node that Flower takes for gone.
+        poll_s: pause between looks.
+        clock, sleep: time's edge.
+    """
+
+    gather_s: float = 60.0
+    hello_s: float = 240.0
+    collect_s: float = 3600.0
+    deploy_s: float = 600.0
+    absence_s: float = 180.0
+    poll_s: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
 class Messages:
     """What a grid has to know of messages.
 
@@ -55,27 +77,14 @@ class StreamingGrid:
     Args:
         grid: Flower's grid.
         messages: how to read and repeat messages.
-        poll_s: pause between two looks at all outstanding replies, in seconds.
-        absence_s: how long a node is waited for that Flower takes for gone, in seconds.
-        clock, sleep: time's edge, in seconds.
+        timing: pauses, and how long a node is waited for that Flower takes for gone.
     """
 
-    def __init__(
-        self,
-        grid: GridLike,
-        messages: Messages,
-        *,
-        poll_s: float = 1.0,
-        absence_s: float = 180.0,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, grid: GridLike, messages: Messages, timing: Timing) -> None:
         self._grid = grid
         self._messages = messages
-        self._poll_s = poll_s
-        self._absence_s = absence_s
-        self._clock = clock
-        self._sleep = sleep
+        self._poll_s, self._absence_s = timing.poll_s, timing.absence_s
+        self._clock, self._sleep = timing.clock, timing.sleep
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the wrapped grid offers
         return getattr(self._grid, name)

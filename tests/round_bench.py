@@ -23,10 +23,11 @@ from server.intake import Intake
 from server.nodes import Nodes
 from server.onion_clients import OnionClients
 from server.registry import Registry
-from strategies.adapter_fedavg import AdapterFedAvg, Timing
+from strategies.adapter_fedavg import AdapterFedAvg
 from strategies.gate import GateDecision
 from strategies.round import Round, RoundPolicy
 from strategies.spool import Spool
+from strategies.streaming import Timing
 from tests.adapter_samples import make_sample, make_spec
 from tests.fake_grid import FakeGrid
 

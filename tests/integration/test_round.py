@@ -10,9 +10,10 @@ import pytest
 from flwr.app import Message
 
 from server.onion_clients import OnionClients
-from strategies.adapter_fedavg import RoundReport, Timing
+from strategies.adapter_fedavg import RoundReport
 from strategies.round import RoundPolicy
 from strategies.spool import Arrival
+from strategies.streaming import Timing
 from strategies.weigh import WeighPolicy
 from tests.adapter_samples import make_spec
 from tests.fake_grid import AwayGrid, WatchfulGrid
