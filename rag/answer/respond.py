@@ -1,0 +1,360 @@
+"""From a question to an answer: search, doubt, choose a style, quote or write, cite, measure."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from rag.answer import extract as extraction
+from rag.answer.abstain import LIMIT, START, Refusal
+from rag.answer.cite import Cited, attach, source_of, sources_of
+from rag.answer.clean import one_line
+from rag.answer.generate import Writer, Written, stream
+from rag.answer.phrases import phrase
+from rag.answer.prompt import Prompt, Request, Said
+from rag.answer.result import Answer, Figures, ModelName, Source, Support, Usage
+from rag.answer.search import Search
+from rag.answer.sentences import Span
+from rag.answer.style import Choice, Wish, choose
+from rag.answer.words import coverage, idf, language_of, stems
+from rag.passages import Evidence, Found, Passage
+
+if TYPE_CHECKING:
+    from federation.model.speak import Sampling
+
+REMEMBERED = 0.5  # share of the question's weight that a message of the user's must hold
+MEMORY = "memory:"
+
+
+@dataclass(frozen=True)
+class SourcesFound:
+    """Sent before the first word."""
+
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of the answer; joined, the pieces are `Answer.answer`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Sent last."""
+
+    answer: Answer
+
+
+Event: TypeAlias = SourcesFound | Token | Done
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and how.
+
+    Attributes:
+        text: as the user wrote it.
+        language: the answer's; "" is the question's.
+        rag: whether sources are looked for.
+        top_k: passages used.
+        anyway: answer even if the sources seem not to know.
+        turns: of this conversation, oldest first.
+        notes: earlier messages of the user, as passages (`note`).
+        sampling: of a written answer; None for the usual one.
+    """
+
+    text: str
+    language: str = ""
+    rag: bool = True
+    top_k: int = 5
+    anyway: bool = False
+    turns: Sequence[Said] = ()
+    notes: Sequence[Passage] = ()
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Responder:
+    """Answers questions.
+
+    Attributes:
+        search: None while there is nothing to search.
+        writer: None while no model is loaded.
+        refusal: fitted to the corpus that `search` searches.
+        wish: the setting `answer_style`.
+        model: name of what writes.
+    """
+
+    search: Search | None
+    writer: Writer | None = None
+    refusal: Refusal = START
+    wish: Wish = "auto"
+    model: ModelName = field(default_factory=ModelName)
+
+    def answer(self, question: Question) -> Answer:
+        """The whole answer at once."""
+        events = list(self.events(question))
+        assert isinstance(events[-1], Done)  # noqa: S101 - `events` ends so
+        return events[-1].answer
+
+    def events(
+        self, question: Question, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """The answer as it comes: sources, pieces, and the whole with its figures."""
+        turn = _Turn(self, question, is_stopped)
+        yield from turn.run()
+
+
+def note(text: str, *, turn: int, published: str, language: str) -> Passage:
+    """An earlier message of the user's as something that can be quoted."""
+    return Passage(
+        document_id=f"{MEMORY}{turn}",
+        title=phrase("your message", language),
+        link="",
+        published=published,
+        source_name=phrase("memory", language),
+        language=language_of(text, language),
+        text=text,
+        start=0,
+        end=len(text),
+        score=1.0,
+        bm25=0.0,
+        cosine=None,
+    )
+
+
+class _Turn:
+    """One answer in the making."""
+
+    def __init__(
+        self, responder: Responder, question: Question, is_stopped: Callable[[], bool]
+    ) -> None:
+        self._with = responder
+        self._asked = question
+        self._is_stopped = is_stopped
+        self._began = time.perf_counter()
+        self._first = 0.0
+        self._language = question.language or language_of(question.text)
+        self._metrics: Figures = {}
+        self._usage = Usage()
+
+    def run(self) -> Iterator[Event]:
+        found = self._search()
+        chance = self._chance(found)
+        if self._asked.rag and not self._asked.anyway and chance < LIMIT:
+            remembered = self._remembered()
+            yield from (
+                self._quote(remembered, "remembered") if remembered else self._refuse(found, chance)
+            )
+            return
+        passages = found.passages if found else ()
+        choice = self._choose(passages)
+        if choice.style == "extractive":
+            yield from self._quote(passages, "quoting", choice.reason)
+            return
+        yield from self._write(passages, choice)
+
+    def _search(self) -> Found | None:
+        if self._with.search is None or not self._asked.rag:
+            return None
+        found = self._with.search.find(self._asked.text, self._asked.top_k)
+        self._metrics["retrieve_ms"] = self._elapsed()
+        self._metrics |= {f"retrieve_{step}_s": took for step, took in found.seconds.items()}
+        self._metrics |= _numbers(found.evidence)
+        return found
+
+    def _chance(self, found: Found | None) -> float:
+        chance = self._with.refusal.probability(found.evidence) if found and found.passages else 0.0
+        self._metrics["p_answerable"] = chance
+        self._metrics["decision"] = int(chance >= LIMIT or self._asked.anyway)
+        return chance
+
+    def _choose(self, passages: Sequence[Passage]) -> Choice:
+        choice = choose(self._with.wish, self._with.writer, self._language)
+        if not passages and self._with.writer is not None:
+            return Choice("generative", phrase("why no retrieval", self._language))
+        return choice
+
+    def _remembered(self) -> list[Passage]:
+        """Messages of the user's that hold enough of the question, the best alone."""
+        notes = self._asked.notes
+        held = [set(stems(entry.text, entry.language)) for entry in notes]
+        best, value = None, REMEMBERED
+        for entry, words in zip(notes, held, strict=True):
+            terms = set(stems(self._asked.text, self._language, stem_as=entry.language))
+            covered = coverage(idf(terms, held), words)
+            if covered >= value and len(words) > 1:
+                best, value = entry, covered
+        return [best] if best else []
+
+    def _refuse(self, found: Found | None, chance: float) -> Iterator[Event]:
+        passages = found.passages if found else ()
+        sources = sources_of(self._asked.text, passages, Cited((), {}), self._language)
+        yield SourcesFound(sources)
+        if self._with.search is None:
+            text = phrase("no sources", self._language)
+        else:
+            text = phrase("nothing", self._language)
+        if sources:
+            listed = [f"- {source.title or source.quote[:60]} [{source.n}]" for source in sources]
+            text = "\n".join([text, phrase("nearest", self._language), *listed])
+        reason = phrase("why nothing", self._language, p=f"{chance:.2f}", limit=LIMIT)
+        yield self._token(text)
+        yield Done(self._result(text, "none", reason, sources, ()))
+
+    def _quote(
+        self, passages: Sequence[Passage], opening: str, reason: str = ""
+    ) -> Iterator[Event]:
+        extracted = extraction.extract(self._asked.text, passages, self._language)
+        if not extracted and opening == "remembered":  # too short for a sentence: whole
+            whole = " ".join(passages[0].text.split())
+            extracted = [extraction.Extracted(1, Span(0, len(passages[0].text)), whole, 1.0)]
+        if not extracted:
+            found = Found("", (), tuple(passages), _NOTHING, "", {})
+            yield from self._refuse(found, 0.0)
+            return
+        spans = _first_spans(extracted)
+        sources = tuple(
+            source_of(n, passage, spans.get(n, Span(0, len(passage.text))), is_cited=n in spans)
+            for n, passage in enumerate(passages, start=1)
+        )
+        yield SourcesFound(sources)
+        lead = f"{phrase(opening, self._language)}\n"
+        text = f"{lead}{extraction.as_text(extracted)}"
+        yield self._token(text)
+        sentences = _quoted(text, len(lead), extracted)
+        why = reason or phrase("why remembered", self._language)
+        yield Done(self._result(text, "extractive", why, sources, sentences))
+
+    def _write(self, passages: Sequence[Passage], choice: Choice) -> Iterator[Event]:
+        from federation.model.speak import Sampling
+
+        writer = self._with.writer
+        if writer is None:
+            yield from self._refuse(None, 0.0)
+            return
+        sampling = self._asked.sampling or Sampling()
+        prompt = self._prompt(writer, passages, sampling)
+        if passages and not prompt.sources:
+            yield from self._quote(passages, "quoting", phrase("why no room", self._language))
+            return
+        used = [passages[index] for index in prompt.sources]
+        yield SourcesFound(sources_of(self._asked.text, used, Cited((), {}), self._language))
+        written = Written()
+        pieces = writer.write(prompt.ids, sampling, self._is_stopped)
+        for text in stream(pieces, len(used), written):
+            yield self._token(text)
+        if not written.text.strip():
+            written.text = phrase("no answer", self._language)
+            yield self._token(written.text)
+        yield Done(self._finished(written, prompt, used, choice))
+
+    def _prompt(self, writer: Writer, passages: Sequence[Passage], sampling: Sampling) -> Prompt:
+        request = Request(
+            question=self._asked.text,
+            language=self._language,
+            passages=passages,
+            turns=self._asked.turns,
+            notes=[entry.text for entry in self._asked.notes],
+        )
+        return writer.prompts.build(request, max_new_tokens=sampling.max_new_tokens)
+
+    def _finished(
+        self, written: Written, prompt: Prompt, used: Sequence[Passage], choice: Choice
+    ) -> Answer:
+        cited = attach(written.text, used, self._language)
+        sources = sources_of(self._asked.text, used, cited, self._language)
+        self._usage = replace(
+            self._usage, prompt_tokens=len(prompt.ids), answer_tokens=written.tokens
+        )
+        seconds = max(1e-9, time.perf_counter() - self._began - self._first / 1000)
+        self._metrics |= {
+            "perplexity": written.perplexity(),
+            "entropy": written.entropy(),
+            "tokens_per_s": written.tokens / seconds,
+            "prompt_turns": prompt.turns,
+            "prompt_notes": prompt.notes,
+        }
+        answer = self._result(written.text, "generative", choice.reason, sources, cited.sentences)
+        return replace(answer, was_stopped=self._is_stopped())
+
+    def _result(
+        self,
+        text: str,
+        style: str,
+        reason: str,
+        sources: tuple[Source, ...],
+        sentences: tuple[Support, ...],
+    ) -> Answer:
+        self._metrics |= _shares(sentences)
+        usage = replace(self._usage, latency_ms=self._elapsed(), ttft_ms=self._first)
+        return Answer(
+            question=self._asked.text,
+            answer=text,
+            language=self._language,
+            abstained=style == "none",
+            style=style,  # type: ignore[arg-type]  # one of the three, by its callers
+            style_reason=one_line(reason),
+            sources=sources,
+            sentences=sentences,
+            metrics=dict(self._metrics),
+            model=self._with.model,
+            usage=usage,
+            message_id=secrets.token_hex(16),
+        )
+
+    def _token(self, text: str) -> Token:
+        self._first = self._first or self._elapsed()
+        return Token(text)
+
+    def _elapsed(self) -> float:
+        return round((time.perf_counter() - self._began) * 1000, 3)
+
+
+_NOTHING = Evidence(0, 0.0, 0.0, 0.0, None)
+
+
+def _numbers(evidence: Evidence) -> Figures:
+    return {
+        "chunks": evidence.chunks,
+        "bm25": evidence.bm25,
+        "ratio": evidence.ratio,
+        "coverage": evidence.coverage,
+        "cosine": evidence.cosine,
+    }
+
+
+def _shares(sentences: Sequence[Support]) -> Figures:
+    if not sentences:
+        return {"supported": None, "matched": None}
+    return {
+        "supported": sum(entry.is_supported for entry in sentences) / len(sentences),
+        "matched": sum(entry.is_matched for entry in sentences) / len(sentences),
+    }
+
+
+def _first_spans(extracted: Sequence[extraction.Extracted]) -> dict[int, Span]:
+    """Number -> the best sentence quoted from it."""
+    best: dict[int, extraction.Extracted] = {}
+    for entry in extracted:
+        if entry.n not in best or entry.value > best[entry.n].value:
+            best[entry.n] = entry
+    return {n: entry.span for n, entry in best.items()}
+
+
+def _quoted(
+    text: str, begin: int, extracted: Sequence[extraction.Extracted]
+) -> tuple[Support, ...]:
+    """Where each quotation stands in the answer; it is supported by being one."""
+    found = []
+    for entry in extracted:
+        start = text.index(f"«{entry.shown}»", begin)
+        begin = start + len(entry.shown) + 2
+        end = begin + len(f" [{entry.n}]")
+        found.append(Support(start, end, (entry.n,), 1.0, is_supported=True, is_matched=False))
+    return tuple(found)
