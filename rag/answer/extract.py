@@ -23,6 +23,7 @@ LONGEST = 500
 SHORTEST_WORDS = 4
 RELEVANCE = 0.7  # lambda of MMR
 LEAST_OF_BEST = 0.55  # a further sentence is worth at least so much of the best one
+DISTRUST = 0.4  # factor for what reads like an order to a machine: quoted where nothing else is
 BY_RANK, BY_TITLE, BY_PLACE, BY_KIND = 0.25, 0.15, 0.05, 0.15
 
 _ASKS_NUMBER = re.compile(
@@ -130,15 +131,14 @@ def _candidates(question: str, passages: Sequence[Passage], language: str) -> li
                 continue
             seen.add(place)
             found.append((n, span, frozenset(stems(text, passage.language))))
-    trusted = [entry for entry in found if not _is_flagged(passages[entry[0] - 1], entry[1])]
-    groups = [held for _n, _span, held in trusted]
+    groups = [held for _n, _span, held in found]
     weights = {
         code: idf(set(stems(question, language, stem_as=code)), groups)
         for code in {passage.language for passage in passages}
     }
     return [
         _valued(question, passages[n - 1], _Candidate(n, span, held, 0, 0), weights)
-        for n, span, held in trusted
+        for n, span, held in found
     ]
 
 
@@ -156,6 +156,8 @@ def _valued(
     value += BY_RANK * max(0.0, min(1.0, passage.score))
     value += BY_PLACE / (1 + passage.start + entry.span.start) ** 0.25
     value += BY_KIND * _has_kind(question, text)
+    if is_suspicious(text):
+        value *= DISTRUST
     return _Candidate(entry.n, entry.span, entry.held, value, covered)
 
 
@@ -194,10 +196,6 @@ def _has_kind(question: str, text: str) -> bool:
 
 def _is_quotable(text: str) -> bool:
     return len(text) <= LONGEST and len(WORD.findall(text)) >= SHORTEST_WORDS
-
-
-def _is_flagged(passage: Passage, span: Span) -> bool:
-    return is_suspicious(passage.text[span.start : span.end])
 
 
 def _shown(passage: Passage, span: Span) -> str:

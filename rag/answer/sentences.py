@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# A full stop with its closing marks and citations, then space, then what can begin a sentence.
+# A full stop with its closing marks and citations, then space, then anything but what goes on.
 _END = re.compile(
-    r"[.!?…]+[\"'”’»)\]]*(?:\s*\[\d[\d,;\s]*\])*+(?=\s+[\"'“‘«(\[¿¡—–-]*[A-ZÁÉÍÓÚÜÑÀ-Þ\d])"
+    r"[.!?…]+[\"'”’»)\]]*(?:\s*\[\d[\d,;\s]*\])*+(?=\s+[^\sa-zß-öø-ÿ,;:.%&+=/)\]}»”])"
 )
 _PARAGRAPH = re.compile(r"\s*\n\s*\n\s*|\n(?=\s*[-*•–]\s)")
 _ABBREVIATION = re.compile(
