@@ -12,7 +12,7 @@ from federation.model.choose import SEMILLA
 from federation.model.speak import Piece, Sampling
 from rag.answer.prompt import PromptBuilder
 
-CODE = "c0dec0dec0de"
+CODE = "[0-9a-f]{12}"  # of the marks around a source
 
 
 @cache
@@ -34,7 +34,7 @@ class ScriptedWriter:
         parameters: int = 1_000_000_000,
     ) -> None:
         self.parameters = parameters
-        self.prompts = PromptBuilder(tokenizer(), window, new_code=lambda: CODE)
+        self.prompts = PromptBuilder(tokenizer(), window)
         self.read: list[str] = []
         self._reply = reply
 

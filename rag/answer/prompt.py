@@ -4,13 +4,14 @@ Order: system, earlier messages of the user, sources (best first), last turns, q
 fits into the window less the answer and `MARGIN`. What does not fit goes whole: first the oldest
 turns, then earlier messages, then sources from the last one; one source that fits stays. A source
 stands in the user's turn, never in the system's, between marks with a random code that its text
-cannot know.
+cannot know: a keyed hash of the request, so that a seed gives the same answer again.
 """
 
 from __future__ import annotations
 
+import hmac
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,12 +92,12 @@ class PromptBuilder:
     Attributes:
         tokenizer: the model's own (transformers).
         window: tokens that it can read and write together.
-        new_code: makes the code of a prompt's marks.
+        key: random, for the codes of the prompts' marks; it never leaves this process.
     """
 
     tokenizer: Any
     window: int
-    new_code: Callable[[], str] = field(default=lambda: secrets.token_hex(CODE_BYTES))
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def build(self, request: Request, *, max_new_tokens: int) -> Prompt:
         """Fit as much as possible into the window.
@@ -107,7 +108,8 @@ class PromptBuilder:
                 prompt, whatever is asked for.
         """
         room = max(self.window - max_new_tokens - MARGIN, self.window // 4)
-        drawn = _Drawing(self.tokenizer, request, self.new_code(), room)
+        code = hmac.digest(self.key, repr(request).encode("utf-8", "replace"), "sha256")
+        drawn = _Drawing(self.tokenizer, request, code.hex()[: 2 * CODE_BYTES], room)
         plan = drawn.with_question()
         plan = drawn.with_sources(plan)
         plan = drawn.with_notes(plan)

@@ -23,7 +23,6 @@ TEXT = st.text(max_size=400) | st.lists(
     ),
     max_size=60,
 ).map(" ".join)  # fmt: skip
-CODE = "0123456789ab"
 
 
 @cache
@@ -48,17 +47,18 @@ def specials(ids: tuple[int, ...]) -> list[int]:
 def test_a_prompt_fits_holds_whole_sources_and_the_question(
     question: str, texts: list[str], turns: list[str], notes: list[str], window: int, max_new: int
 ) -> None:
-    builder = PromptBuilder(tokenizer(), window, new_code=lambda: CODE)
+    builder = PromptBuilder(tokenizer(), window)
     said = [Said("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(turns)]
     passages = [passage(text, title=text[:40]) for text in texts]
     request = Request(question, "es", passages, said, notes)
     prompt = builder.build(request, max_new_tokens=max_new)
+    code = prompt.code
     assert len(prompt.ids) <= prompt.budget == max(window - max_new - 64, window // 4)
     assert list(prompt.sources) == sorted(set(prompt.sources))
-    bodies = re.findall(rf"<<fuente \d+ {CODE}>>\n\[\d+\] [^\n]*\n(.*?)<<fin \d+ {CODE}>>",
+    bodies = re.findall(rf"<<fuente \d+ {code}>>\n\[\d+\] [^\n]*\n(.*?)<<fin \d+ {code}>>",
                         prompt.text, re.DOTALL)  # fmt: skip
     assert len(bodies) == len(prompt.sources)
-    marks = (*tokenizer().all_special_tokens, CODE)
+    marks = (*tokenizer().all_special_tokens, code)
     for body, index in zip(bodies, prompt.sources, strict=True):
         assert body.strip() == clean(texts[index], marks).strip()
     asked = clean(question, marks).strip()
@@ -68,14 +68,15 @@ def test_a_prompt_fits_holds_whole_sources_and_the_question(
     if not prompt.sources:
         longest = [builder.build(Request(question, "es", [p]), max_new_tokens=max_new)
                    for p in passages]  # fmt: skip
-        assert not any(one.sources for one in longest)
+        # codes differ, and so may their tokens: what stays out only just fits, if at all
+        assert not any(one.sources and len(one.ids) + 24 <= one.budget for one in longest)
 
 
 @pytest.mark.security
 @settings(max_examples=80, deadline=None)
 @given(text=TEXT, title=TEXT, question=TEXT)
 def test_no_text_makes_a_mark_of_the_template(text: str, title: str, question: str) -> None:
-    builder = PromptBuilder(tokenizer(), 1024, new_code=lambda: CODE)
+    builder = PromptBuilder(tokenizer(), 1024)
     one = passage(text, title=title)
     prompt = builder.build(Request(question, "en", [one]), max_new_tokens=1)
     plain = builder.build(Request("x", "en", [passage("y")]), max_new_tokens=1)
