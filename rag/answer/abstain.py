@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from federation import durable
 from federation.errors import FormatError
+from federation.language import _
 from rag.answer.search import SearchWithout
 from rag.answer.words import content_words, language_of
 from rag.passages import Evidence
@@ -140,14 +141,20 @@ def load(path: Path) -> Refusal:
     try:
         values: dict[str, Any] = json.loads(path.read_bytes())
         if int(values["format"]) > FORMAT:
-            raise FormatError(f"{path} was made by a newer version of conscienceai")
+            text = _("{path} was made by a newer version of conscienceai").format(path=path)
+            raise FormatError(text, hint=_("Install the newer version, then try again."))
         refusal = Refusal(**values)
         is_sound = bool(np.isfinite(refusal._weights().astype(float)).all())
     except (ValueError, TypeError, KeyError) as err:
-        raise FormatError(f"{path} is damaged", hint="Delete it: it is made anew.") from err
+        raise _damaged(path) from err
     if not is_sound:
-        raise FormatError(f"{path} is damaged", hint="Delete it: it is made anew.")
+        raise _damaged(path)
     return refusal
+
+
+def _damaged(path: Path) -> FormatError:
+    text = _("{path} is damaged").format(path=path)
+    return FormatError(text, hint=_("Delete it: it is made anew."))
 
 
 def _row(evidence: Evidence) -> Array:

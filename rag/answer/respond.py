@@ -6,76 +6,26 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from rag.answer import extract as extraction
 from rag.answer.abstain import LIMIT, START, Refusal
 from rag.answer.cite import Cited, attach, source_of, sources_of
 from rag.answer.clean import one_line
+from rag.answer.events import Done, Event, Question, SourcesFound, Token
 from rag.answer.generate import Writer, Written, stream
+from rag.answer.notes import remembered_in
 from rag.answer.phrases import phrase
-from rag.answer.prompt import Prompt, Request, Said
-from rag.answer.result import Answer, Figures, ModelName, Source, Support, Usage
+from rag.answer.prompt import Prompt, Request
+from rag.answer.result import Answer, Figures, ModelName, Source, Style, Support, Usage
 from rag.answer.search import Search
 from rag.answer.sentences import Span
 from rag.answer.style import Choice, Wish, choose
-from rag.answer.words import coverage, idf, language_of, stems
+from rag.answer.words import language_of
 from rag.passages import Evidence, Found, Passage
 
 if TYPE_CHECKING:
     from federation.model.speak import Sampling
-
-REMEMBERED = 0.5  # share of the question's weight that a message of the user's must hold
-MEMORY = "memory:"
-
-
-@dataclass(frozen=True)
-class SourcesFound:
-    """Sent before the first word."""
-
-    sources: tuple[Source, ...]
-
-
-@dataclass(frozen=True)
-class Token:
-    """A piece of the answer; joined, the pieces are `Answer.answer`."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """Sent last."""
-
-    answer: Answer
-
-
-Event: TypeAlias = SourcesFound | Token | Done
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked, and how.
-
-    Attributes:
-        text: as the user wrote it.
-        language: the answer's; "" is the question's.
-        rag: whether sources are looked for.
-        top_k: passages used.
-        anyway: answer even if the sources seem not to know.
-        turns: of this conversation, oldest first.
-        notes: earlier messages of the user, as passages (`note`).
-        sampling: of a written answer; None for the usual one.
-    """
-
-    text: str
-    language: str = ""
-    rag: bool = True
-    top_k: int = 5
-    anyway: bool = False
-    turns: Sequence[Said] = ()
-    notes: Sequence[Passage] = ()
-    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +38,7 @@ class Responder:
         refusal: fitted to the corpus that `search` searches.
         wish: the setting `answer_style`.
         model: name of what writes.
+        language: of answers to questions that do not tell theirs.
     """
 
     search: Search | None
@@ -95,6 +46,7 @@ class Responder:
     refusal: Refusal = START
     wish: Wish = "auto"
     model: ModelName = field(default_factory=ModelName)
+    language: str = "en"
 
     def answer(self, question: Question) -> Answer:
         """The whole answer at once."""
@@ -110,24 +62,6 @@ class Responder:
         yield from turn.run()
 
 
-def note(text: str, *, turn: int, published: str, language: str) -> Passage:
-    """An earlier message of the user's as something that can be quoted."""
-    return Passage(
-        document_id=f"{MEMORY}{turn}",
-        title=phrase("your message", language),
-        link="",
-        published=published,
-        source_name=phrase("memory", language),
-        language=language_of(text, language),
-        text=text,
-        start=0,
-        end=len(text),
-        score=1.0,
-        bm25=0.0,
-        cosine=None,
-    )
-
-
 class _Turn:
     """One answer in the making."""
 
@@ -139,7 +73,7 @@ class _Turn:
         self._is_stopped = is_stopped
         self._began = time.perf_counter()
         self._first = 0.0
-        self._language = question.language or language_of(question.text)
+        self._language = question.language or language_of(question.text, responder.language)
         self._metrics: Figures = {}
         self._usage = Usage()
 
@@ -147,12 +81,12 @@ class _Turn:
         found = self._search()
         chance = self._chance(found)
         if self._asked.rag and not self._asked.anyway and chance < LIMIT:
-            remembered = self._remembered()
+            remembered = remembered_in(self._asked.notes, self._asked.text, self._language)
             yield from (
                 self._quote(remembered, "remembered") if remembered else self._refuse(found, chance)
             )
             return
-        passages = found.passages if found else ()
+        passages = _within(found.passages, self._asked.max_chars) if found else ()
         choice = self._choose(passages)
         if choice.style == "extractive":
             yield from self._quote(passages, "quoting", choice.reason)
@@ -179,18 +113,6 @@ class _Turn:
         if not passages and self._with.writer is not None:
             return Choice("generative", phrase("why no retrieval", self._language))
         return choice
-
-    def _remembered(self) -> list[Passage]:
-        """Messages of the user's that hold enough of the question, the best alone."""
-        notes = self._asked.notes
-        held = [set(stems(entry.text, entry.language)) for entry in notes]
-        best, value = None, REMEMBERED
-        for entry, words in zip(notes, held, strict=True):
-            terms = set(stems(self._asked.text, self._language, stem_as=entry.language))
-            covered = coverage(idf(terms, held), words)
-            if covered >= value and len(words) > 1:
-                best, value = entry, covered
-        return [best] if best else []
 
     def _refuse(self, found: Found | None, chance: float) -> Iterator[Event]:
         passages = found.passages if found else ()
@@ -286,7 +208,7 @@ class _Turn:
     def _result(
         self,
         text: str,
-        style: str,
+        style: Style,
         reason: str,
         sources: tuple[Source, ...],
         sentences: tuple[Support, ...],
@@ -298,7 +220,7 @@ class _Turn:
             answer=text,
             language=self._language,
             abstained=style == "none",
-            style=style,  # type: ignore[arg-type]  # one of the three, by its callers
+            style=style,
             style_reason=one_line(reason),
             sources=sources,
             sentences=sentences,
@@ -317,6 +239,18 @@ class _Turn:
 
 
 _NOTHING = Evidence(0, 0.0, 0.0, 0.0, None)
+
+
+def _within(passages: Sequence[Passage], max_chars: int) -> Sequence[Passage]:
+    """The first passages that together have at most `max_chars` characters, at least one."""
+    if not max_chars:
+        return passages
+    kept = list(passages[:1])
+    for passage in passages[1:]:
+        if sum(len(entry.text) for entry in [*kept, passage]) > max_chars:
+            break
+        kept.append(passage)
+    return kept
 
 
 def _numbers(evidence: Evidence) -> Figures:

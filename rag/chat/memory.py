@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from federation import durable
 from federation.errors import FormatError, UsageError
-from rag.answer.words import language_of, stems
+from federation.language import _
+from rag.answer.words import STEMMERS, language_of, stems
 
 VERSION = 1
 KEPT_TURNS = 100  # of each session
@@ -170,7 +171,7 @@ class Memory:
         with self._writing() as base:
             asked = base.execute("UPDATE sessions SET train = ? WHERE id = ?", (train, session))
             if not asked.rowcount:
-                raise UsageError(f"there is no session {session}")
+                raise UsageError(_("there is no session {id}").format(id=session))
 
     def for_training(self) -> list[Turn]:
         """Turns of the sessions marked so, and of no other."""
@@ -252,7 +253,9 @@ class Memory:
                 base.execute("COMMIT")
 
     def _lock(self) -> Any:  # noqa: ANN401 - a context manager
-        return durable.locked(self.path.with_name(f".{self.path.name}.lock"), timeout_s=BUSY_S)
+        path = self.path.with_name(f".{self.path.name}.lock")
+        busy = _("the memory is in use by another program")
+        return durable.locked(path, timeout_s=BUSY_S, busy=busy)
 
     def _connect(self) -> sqlite3.Connection:
         base = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
@@ -267,12 +270,12 @@ class Memory:
             )
         except sqlite3.DatabaseError as err:
             base.close()
-            raise FormatError(
-                f"{self.path} is not a memory of ours ({err})", hint="Move it away."
-            ) from err
+            text = _("{path} is not a memory of ours ({why})").format(path=self.path, why=err)
+            raise FormatError(text, hint=_("Move it away.")) from err
         if version > VERSION:
             base.close()
-            raise FormatError(f"{self.path} was made by a newer version of conscienceai")
+            text = _("{path} was made by a newer version of conscienceai").format(path=self.path)
+            raise FormatError(text, hint=_("Install the newer version, then try again."))
         return base
 
 
@@ -314,7 +317,9 @@ def _turn(row: sqlite3.Row) -> Turn:
 
 
 def _stems(text: str) -> list[str]:
-    return stems(text, language_of(text))
+    """By the rules of each language: a few words do not tell which one they are of."""
+    language = language_of(text)
+    return [one for rules in STEMMERS for one in stems(text, language, stem_as=rules)]
 
 
 def _title(text: str) -> str:

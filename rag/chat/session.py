@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
+from rag.answer.events import Done, Event, Question
+from rag.answer.notes import note
 from rag.answer.prompt import Said
-from rag.answer.respond import Done, Event, Question, Responder, note
+from rag.answer.respond import Responder
 from rag.answer.result import Answer
 from rag.answer.words import language_of
 from rag.chat.memory import LOADED_TURNS, Memory, Turn
@@ -63,7 +65,7 @@ class Conversation:
         if self.memory is None:
             return question
         recent = self.memory.turns(self.session, last=LOADED_TURNS)
-        language = question.language or language_of(question.text)
+        language = question.language or language_of(question.text, self.responder.language)
         found = self.memory.search(
             question.text, limit=RECALLED, without=[turn.id for turn in recent]
         )

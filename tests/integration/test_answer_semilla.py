@@ -10,8 +10,9 @@ import pytest
 from federation.model.choose import SEMILLA, BaseChoice
 from federation.model.load import load_base
 from federation.model.speak import Sampling
+from rag.answer.events import Done, Question, Token
 from rag.answer.generate import ModelWriter
-from rag.answer.respond import Done, Question, Responder, Token
+from rag.answer.respond import Responder
 from rag.chat.memory import Memory
 from rag.chat.session import Conversation
 from tests.small_search import SmallSearch, passage

@@ -30,6 +30,10 @@ def test_marks_of_the_tokenizer_at_hand_go_too_even_when_nested() -> None:
     assert "ABC" not in clean("x AABCBC y", ["ABC"])
 
 
+def test_orders_to_a_terminal_go_whole() -> None:
+    assert clean("a\x1b[31mb\x1b[2Jc\x07") == "abc "
+
+
 @pytest.mark.parametrize("unseen", ["\u200b", "\u202e", "\u2066", "\ufeff", "\U000e0041", "\u00ad"])
 def test_what_no_reader_sees_goes(unseen: str) -> None:
     assert clean(f"pa{unseen}labra") == "palabra"

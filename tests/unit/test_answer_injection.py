@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from rag.answer.events import Question
 from rag.answer.phrases import phrase
-from rag.answer.respond import Question, Responder
+from rag.answer.respond import Responder
 from rag.answer.result import Answer
 from rag.passages import Passage
 from tests.scripted_writer import CODE, ScriptedWriter, tokenizer

@@ -10,10 +10,12 @@ import pytest
 
 from federation.model.speak import Sampling
 from rag.answer.abstain import START
+from rag.answer.events import Done, Question, SourcesFound, Token
 from rag.answer.generate import Tidy, Written, stream
+from rag.answer.notes import note
 from rag.answer.phrases import phrase
 from rag.answer.prompt import PromptBuilder, Request, Said
-from rag.answer.respond import Done, Question, Responder, SourcesFound, Token, note
+from rag.answer.respond import Responder
 from rag.answer.result import Answer, ModelName
 from rag.answer.style import LEAST_PARAMETERS, choose
 from tests.scripted_writer import ScriptedWriter, tokenizer

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rag.answer.abstain import START
+from rag.answer.events import Done, Question
 from rag.answer.phrases import phrase
-from rag.answer.respond import Done, Question, Responder
+from rag.answer.respond import Responder
 from rag.chat.memory import Memory
 from rag.chat.session import Conversation
 from tests.scripted_writer import ScriptedWriter
