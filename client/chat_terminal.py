@@ -82,9 +82,11 @@ class Terminal:
         """Ask, show the answer as it comes and its sources below."""
         question = replace(self.base, text=text, anyway=anyway)
         stopped: list[bool] = []
-        with _interrupted(lambda: stopped.append(True)):
+        waiting = self.console.status(_("thinking"))  # the first time, the model is loaded
+        with _interrupted(lambda: stopped.append(True)), waiting:
             for event in self.talk.ask(question, lambda: bool(stopped)):
                 if isinstance(event, Token):
+                    waiting.stop()
                     self._write(event.text)
                 elif isinstance(event, Done):
                     self.last = event.answer

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from client.adapters import AdapterStore
 from client.base import find_base, search_folder
 from client.config import NodeConfig, NodeHome, load_federation
-from federation.errors import AdapterError
+from federation.errors import AdapterError, FormatError, ModelError
 from federation.language import language
 from federation.model.choose import BaseChoice, choose_base
 from federation.model.headers import parameters_of
@@ -97,13 +97,15 @@ def open_responder(
         config: its settings.
         search: None while there is nothing to search.
 
-    Raises:
-        ModelError: no base model is on this machine.
-        FormatError: the fitted refusal is damaged.
+    Without a model answers quote; with a damaged fit of the refusal they go by its start values.
     """
-    writer = NodeWriter(home, config)
-    refusal = abstain.load(home.refusal)
-    return Responder(search, writer, refusal, config.answer_style, writer.model, language())
+    try:
+        writer = NodeWriter(home, config)
+    except ModelError as err:
+        logger.warning("the chat has no model: %s", err)
+        return Responder(search, None, _refusal(home), config.answer_style, language=language())
+    wish, model = config.answer_style, writer.model
+    return Responder(search, writer, _refusal(home), wish, model, language())
 
 
 def open_search(home: NodeHome, config: NodeConfig) -> Search | None:  # noqa: ARG001 - retrieval's
@@ -115,6 +117,14 @@ def open_memory(home: NodeHome, config: NodeConfig) -> Memory:
     """What was said on this node."""
     path = home.root / Path(config.memory_path).expanduser() if config.memory_path else home.memory
     return Memory(path, keep_days=config.memory_days)
+
+
+def _refusal(home: NodeHome) -> abstain.Refusal:
+    try:
+        return abstain.load(home.refusal)
+    except FormatError as err:
+        logger.warning("the refusal is not usable: %s", err)
+        return abstain.START
 
 
 def _choose(home: NodeHome, config: NodeConfig) -> BaseChoice:

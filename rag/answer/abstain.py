@@ -125,6 +125,36 @@ def calibrate(
     )
 
 
+def refreshed(
+    path: Path,
+    search: SearchWithout,
+    items: Sequence[tuple[str, str]],
+    *,
+    chunks: int,
+    embedder: str,
+) -> Refusal:
+    """The fit in `path`, made anew and written if the corpus has outgrown it or it is damaged.
+
+    Args:
+        path: of the file.
+        search: over the corpus.
+        items: see `calibrate`.
+        chunks: of the corpus now.
+        embedder: of its vectors now, "" for none.
+    """
+    try:
+        known = load(path)
+    except FormatError as err:
+        logger.warning("the refusal is fitted anew: %s", err)
+        known = START
+    if not known.is_stale(chunks, embedder):
+        return known
+    fitted = calibrate(search, items)
+    if fitted.chunks:
+        save(fitted, path)
+    return fitted
+
+
 def save(refusal: Refusal, path: Path) -> None:
     """Write as JSON."""
     durable.write_text(path, json.dumps(asdict(refusal), indent=1) + "\n")

@@ -171,7 +171,7 @@ class _Turn:
         pieces = writer.write(prompt.ids, sampling, self._is_stopped)
         for text in stream(pieces, len(used), written):
             yield self._token(text)
-        if not written.text.strip():
+        if not written.text.strip() and not self._is_stopped():
             written.text = phrase("no answer", self._language)
             yield self._token(written.text)
         yield Done(self._finished(written, prompt, used, choice))
@@ -189,7 +189,7 @@ class _Turn:
     def _finished(
         self, written: Written, prompt: Prompt, used: Sequence[Passage], choice: Choice
     ) -> Answer:
-        cited = attach(written.text, used, self._language)
+        cited = attach(written.text, used, self._language) if used else Cited((), {})
         sources = sources_of(self._asked.text, used, cited, self._language)
         self._usage = replace(
             self._usage, prompt_tokens=len(prompt.ids), answer_tokens=written.tokens

@@ -81,6 +81,10 @@ class Conversation:
     def _remember(self, text: str, answer: Answer, asked_at: float) -> None:
         if self.memory is None:
             return
+        asked = Turn("user", text, asked_at, message_id=answer.message_id)
+        if not answer.answer:  # stopped before its first word
+            self.memory.add(self.session, asked)
+            return
         reply = Turn(
             role="assistant",
             content=answer.answer,
@@ -90,7 +94,6 @@ class Conversation:
             adapter=answer.model.adapter,
             metrics=answer.metrics,
         )
-        asked = Turn("user", text, asked_at, message_id=answer.message_id)
         self.memory.add(self.session, asked, reply)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from federation.errors import FormatError
-from rag.answer.abstain import LIMIT, START, Refusal, auc, calibrate, load, save
+from rag.answer.abstain import LIMIT, START, Refusal, auc, calibrate, load, refreshed, save
 from rag.passages import Evidence, Passage
 from tests.small_search import SmallSearch, passage
 
@@ -98,6 +98,33 @@ def test_growth_and_another_embedder_ask_for_a_new_fit() -> None:
     assert fitted.is_stale(1600, "mini@1")
     assert fitted.is_stale(600, "mini@1")
     assert fitted.is_stale(1000, "other@2")
+
+
+def test_a_fit_is_made_when_it_is_due_and_only_then(tmp_path: Path) -> None:
+    path = tmp_path / "refusal.json"
+    passages = corpus(60)
+    search = SmallSearch(passages)
+
+    def refresh(chunks: int) -> Refusal:
+        return refreshed(path, search, items(passages), chunks=chunks, embedder="")
+
+    fitted = refresh(60)
+    assert load(path) == fitted != START
+    asked = len(search.asked)
+    assert refresh(80) == fitted
+    assert len(search.asked) == asked
+    refresh(100)
+    assert len(search.asked) == 2 * asked
+    path.write_text("{")
+    assert refresh(60) == fitted == load(path)
+
+
+def test_a_corpus_too_small_to_fit_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "refusal.json"
+    few = corpus(5)
+    found = refreshed(path, SmallSearch(few), items(few), chunks=5, embedder="")
+    assert found == START
+    assert not path.exists()
 
 
 def test_a_fit_survives_its_file_and_a_damaged_one_is_named(tmp_path: Path) -> None:

@@ -139,6 +139,20 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_stopping_before_the_first_word_leaves_the_question_alone(tmp_path: Path) -> None:
+    class Loading(ScriptedWriter):
+        def write(
+            self, ids: Sequence[int], sampling: Sampling, is_stopped: Callable[[], bool]
+        ) -> Iterator[Piece]:
+            os.kill(os.getpid(), signal.SIGINT)
+            yield from super().write(ids, sampling, is_stopped)
+
+    session = Session(tmp_path, Loading("palabra"))
+    assert "(stopped)" in session.type(ASK)
+    (asked,) = session.memory.turns(session.memory.sessions()[0].id)
+    assert asked.content == ASK
+
+
 def test_ctrl_c_at_the_prompt_ends_nothing(session: Session) -> None:
     steps = iter([KeyboardInterrupt(), ASK, EOFError()])
 
