@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from federation import durable
 from federation.errors import FormatError
 from federation.language import _
 from rag.answer.search import SearchWithout
-from rag.answer.words import content_words, language_of
+from rag.answer.words import WORD, content_words, language_of
 from rag.passages import Evidence
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 LIMIT = 0.5
 LEAST_ITEMS = 20
+LEAST_WORDS = 3  # of a title that is asked for
 GROWTH = 1.5
 EXCHANGED = 0.3  # share of a title's words
 PULL = 4.0  # strength of the start values, in examples of each kind
@@ -193,15 +194,20 @@ def _row(evidence: Evidence) -> Array:
 
 
 def _questions(items: Sequence[tuple[str, str]], chance: random.Random) -> list[tuple[str, str]]:
-    worded = [(content_words(title, language_of(title)), id) for title, id in items]
-    worded = [(words, id) for words, id in worded if len(words) >= 3]
+    """Titles with some of their words exchanged; the small words stay, they tell the language."""
+    worded = [(title, content_words(title, language_of(title)), id) for title, id in items]
+    worded = [entry for entry in worded if len(entry[1]) >= LEAST_WORDS]
     made = []
-    for words, id in worded:
-        strangers = chance.choice(worded)[0]
-        places = chance.sample(range(len(words)), max(1, round(EXCHANGED * len(words))))
-        asked = [chance.choice(strangers) if n in places else w for n, w in enumerate(words)]
-        made.append((" ".join(asked), id))
+    for title, words, id in worded:
+        strangers = chance.choice(worded)[1]
+        gone = chance.sample(words, max(1, round(EXCHANGED * len(words))))
+        swap = {word: chance.choice(strangers) for word in gone}
+        made.append((_exchanged(title, swap), id))
     return made
+
+
+def _exchanged(title: str, swap: Mapping[str, str]) -> str:
+    return WORD.sub(lambda found: swap.get(found[0].lower(), found[0]), title)
 
 
 def _fit(there: Array, gone: Array) -> Array:
