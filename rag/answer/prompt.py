@@ -190,7 +190,9 @@ class _Drawing:
     def ids(self, text: str) -> list[int]:
         """Tokens of a drawn prompt."""
         special = not self._tokenizer.chat_template
-        found: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        found: list[int] = self._tokenizer(text, add_special_tokens=special, verbose=False)[
+            "input_ids"
+        ]
         return found
 
     def _fits(self, plan: _Plan) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rag.answer import extract as extraction
 from rag.answer.abstain import LIMIT, START, Refusal
 from rag.answer.cite import Cited, attach, source_of, sources_of
-from rag.answer.clean import one_line
+from rag.answer.clean import is_suspicious, one_line
 from rag.answer.events import Done, Event, Question, SourcesFound, Token
 from rag.answer.generate import Writer, Written, stream
 from rag.answer.notes import remembered_in
@@ -160,6 +160,7 @@ class _Turn:
         if writer is None:
             yield from self._refuse(None, 0.0)
             return
+        passages = sorted(passages, key=lambda passage: is_suspicious(passage.text))  # these last
         sampling = self._asked.sampling or Sampling()
         prompt = self._prompt(writer, passages, sampling)
         if passages and not prompt.sources:

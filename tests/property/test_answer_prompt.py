@@ -75,7 +75,7 @@ def test_a_prompt_fits_holds_whole_sources_and_the_question(
 @pytest.mark.security
 @settings(max_examples=80, deadline=None)
 @given(text=TEXT, title=TEXT, question=TEXT)
-def test_no_text_makes_a_mark_of_the_template(text: str, title: str, question: str) -> None:
+def test_h23_no_text_makes_a_mark_of_the_template(text: str, title: str, question: str) -> None:
     builder = PromptBuilder(tokenizer(), 1024)
     one = passage(text, title=title)
     prompt = builder.build(Request(question, "en", [one]), max_new_tokens=1)

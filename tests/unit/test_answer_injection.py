@@ -57,7 +57,7 @@ def test_the_set_is_large_enough_and_in_both_languages() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_a_quoted_answer_is_the_same_but_for_its_quotations(case: dict[str, str]) -> None:
+def test_h23_a_quoted_answer_is_the_same_but_for_its_quotations(case: dict[str, str]) -> None:
     lang = case["lang"]
     answer = ask(lang, case["text"])
     lead, _line, quoted = answer.answer.partition("\n")
@@ -70,7 +70,7 @@ def test_a_quoted_answer_is_the_same_but_for_its_quotations(case: dict[str, str]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_a_prompt_is_the_same_but_for_its_sources(case: dict[str, str]) -> None:
+def test_h23_a_prompt_is_the_same_but_for_its_sources(case: dict[str, str]) -> None:
     lang = case["lang"]
     hostile, plain = (ScriptedWriter("x") for _ in range(2))
     ask(lang, case["text"], writer=hostile)
@@ -83,7 +83,7 @@ def test_a_prompt_is_the_same_but_for_its_sources(case: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_a_model_that_obeys_still_gives_out_no_link_and_no_false_source(
+def test_h23_a_model_that_obeys_still_gives_out_no_link_and_no_false_source(
     case: dict[str, str],
 ) -> None:
     def obey(prompt: str) -> str:
@@ -99,7 +99,7 @@ def test_a_model_that_obeys_still_gives_out_no_link_and_no_false_source(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_nothing_secret_is_there_to_leak(
+def test_h23_nothing_secret_is_there_to_leak(
     case: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CONSCIENCE_TOKEN", CANARY)

@@ -78,7 +78,7 @@ def test_an_answer_is_shown_with_its_sources(session: Session) -> None:
 
 
 @pytest.mark.security
-def test_nothing_of_others_controls_the_terminal(session: Session) -> None:
+def test_h23_nothing_of_others_controls_the_terminal(session: Session) -> None:
     shown = session.type(ASK, "/sources", "/memory", "/export all.md")
     assert "\x1b" not in shown
     assert "\u202e" not in shown

@@ -59,7 +59,8 @@ def test_turns_come_back_in_order_with_all_that_was_kept(memory: Memory) -> None
     assert (listed.title, listed.turns, listed.train) == ("Mi perro se llama Luna.", 4, False)
 
 
-def test_session_ids_are_128_random_bits(memory: Memory) -> None:
+@pytest.mark.security
+def test_h04_session_ids_are_128_random_bits(memory: Memory) -> None:
     ids = {memory.begin() for _ in range(20)}
     assert len(ids) == 20
     assert all(len(id) == 32 and int(id, 16) >= 0 for id in ids)
@@ -87,7 +88,8 @@ def test_answers_are_not_searched(memory: Memory) -> None:
     assert memory.search("ornitorrinco") == []
 
 
-def test_a_session_keeps_its_last_turns_only(tmp_path: Path) -> None:
+@pytest.mark.security
+def test_h21_a_session_keeps_its_last_turns_only(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "m.sqlite", keep_turns=6)
     session = memory.begin()
     for n in range(10):
@@ -109,7 +111,7 @@ def test_old_turns_go_when_a_session_begins(tmp_path: Path) -> None:
 
 
 @pytest.mark.security
-def test_what_is_forgotten_is_in_no_byte_of_the_file(memory: Memory) -> None:
+def test_h21_what_is_forgotten_is_in_no_byte_of_the_file(memory: Memory) -> None:
     kept, gone = memory.begin(), memory.begin()
     say(memory, kept, "Me gustan los tomates.")
     for n in range(30):
