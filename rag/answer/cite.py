@@ -39,7 +39,10 @@ def drop_unknown(text: str, sources: int) -> str:
         numbers = [number for number in _numbers(match[1]) if 1 <= number <= sources]
         return f"[{', '.join(map(str, dict.fromkeys(numbers)))}]" if numbers else ""
 
-    return CITATION.sub(known, text)
+    kept = text
+    while (shorter := CITATION.sub(known, kept)) != kept:  # one taken out may put another together
+        kept = shorter
+    return kept
 
 
 def attach(answer: str, passages: Sequence[Passage], language: str) -> Cited:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.answer.cite import CITATION, attach, drop_unknown, sources_of
 from rag.answer.extract import extract
+from rag.answer.generate import Tidy
 from rag.answer.sentences import sentences
 from tests.small_search import passage
 
-PIECES = ["La luna. ", "The sun? ", "[1]", "[2, 9]", " [0] ", "[12]", "\n\n", "El Dr. Ruiz ", "«a»",
+PIECES = ["[", "]", "1", "[1[9]2]", "[9", ", ", "](", ")", "https://evil.example/x?a=1 ",
+          "www.a.b ",
+          "<|user|>", "<|", "|>", "[clic](http://a.b)",
+          "La luna. ", "The sun? ", "[1]", "[2, 9]", " [0] ", "[12]", "\n\n", "El Dr. Ruiz ", "«a»",
           "3.5 km. ", "¡Sí! ", "water flows ", "agua", ". ", "…", "\u200b", "(b)"]  # fmt: skip
 TEXT = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 PASSAGES = st.lists(st.tuples(TEXT, st.integers(0, 5000)), max_size=4)
@@ -29,15 +35,21 @@ def test_sentences_hold_all_that_is_not_space_once_and_in_order(text: str) -> No
     assert "".join(inside.split()) == "".join(text.split())
 
 
+def letters(text: str) -> str:
+    """What is neither a digit nor a mark of a citation."""
+    return re.sub(r"[\d\[\],;\s]", "", text)
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=TEXT, count=st.integers(0, 12))
 def test_only_numbers_of_sources_are_left(text: str, count: int) -> None:
     kept = drop_unknown(text, count)
+    assert drop_unknown(kept, count) == kept
     numbers = [
         int(n) for found in CITATION.findall(kept) for n in found.replace(";", ",").split(",")
     ]
     assert all(1 <= n <= count for n in numbers)
-    assert CITATION.sub("", kept) == CITATION.sub("", text)
+    assert letters(kept) == letters(text)
 
 
 @settings(max_examples=120, deadline=None)
@@ -68,3 +80,19 @@ def test_what_is_extracted_stands_in_its_passage(
     for entry in extract(question, passages, "es"):
         text = passages[entry.n - 1].text
         assert entry.span in sentences(text)
+
+
+@pytest.mark.security
+@settings(max_examples=200, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=30),
+    count=st.integers(0, 3),
+)
+def test_h23_a_stream_gives_out_no_link_and_no_false_number(pieces: list[str], count: int) -> None:
+    tidy = Tidy(count)
+    shown = "".join([*(tidy.add(piece) for piece in pieces), tidy.rest()])
+    assert not re.search(r"\bhttps?://\w|\bwww\.\w|<\|user\|>", shown)
+    numbers = [int(n) for found in CITATION.findall(shown) for n in re.findall(r"\d+", found)]
+    assert all(1 <= n <= count for n in numbers)
+    known = letters("".join(pieces))
+    assert len(letters(shown)) <= len(known) + 2 * len(pieces)
