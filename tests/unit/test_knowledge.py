@@ -10,7 +10,8 @@ import pytest
 
 from client.adapters import AdapterStore
 from client.config import NodeConfig, NodeHome, load_federation
-from client.knowledge import NodeWriter, open_responder
+from client.doctor import Finding, all_checks
+from client.knowledge import NodeWriter, open_memory, open_responder
 from federation.adapter.format import AdapterSpec
 from federation.adapter.manifest import sha256_of
 from federation.errors import ModelError
@@ -21,6 +22,7 @@ from federation.model.load import load_base
 from federation.model.speak import Sampling
 from rag.answer.abstain import START
 from rag.answer.events import Question
+from rag.chat.memory import Turn
 from tests.global_samples import Chain, joined_home
 from tests.small_search import SmallSearch, passage
 from tests.tiny_model import make_tiny_llama
@@ -96,6 +98,23 @@ def test_a_damaged_fit_leaves_the_start_values(tmp_path: Path) -> None:
     home.refusal.parent.mkdir(parents=True)
     home.refusal.write_text("{")
     assert open_responder(home, NodeConfig(model="semilla")).refusal == START
+
+
+def test_the_doctor_loads_the_memory_and_names_a_damaged_one(tmp_path: Path) -> None:
+    home = NodeHome(tmp_path / "node")
+    memory = open_memory(home, CONFIG)
+    session = memory.begin()
+    for n in range(15):
+        memory.add(session, Turn("user", f"m{n}", n), Turn("assistant", "ya", n))
+
+    def looked() -> Finding:
+        return next(finding for finding in all_checks(home) if finding.name == "memory")
+
+    assert looked().is_good
+    assert looked().detail == "20 turns of the last talk loaded; 1 talks are remembered"
+    home.memory.write_bytes(b"no database" * 500)
+    assert not looked().is_good
+    assert "not a memory of ours" in looked().detail
 
 
 def test_parameters_are_counted_without_loading(tmp_path: Path) -> None:
