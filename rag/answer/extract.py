@@ -64,12 +64,14 @@ class Extracted:
         span: its place in the passage's text.
         shown: the sentence, fit for a screen.
         value: see the module; at least 0.
+        coverage: of the question's weight, 0 to 1.
     """
 
     n: int
     span: Span
     shown: str
     value: float
+    coverage: float
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,13 @@ def extract(
         best[entry.n] = max(best.get(entry.n, 0), entry.value)
     chosen.sort(key=lambda entry: (-best[entry.n], entry.n, entry.span.start))
     return [
-        Extracted(entry.n, entry.span, _shown(passages[entry.n - 1], entry.span), entry.value)
+        Extracted(
+            n=entry.n,
+            span=entry.span,
+            shown=_shown(passages[entry.n - 1], entry.span),
+            value=entry.value,
+            coverage=entry.coverage,
+        )
         for entry in chosen
     ]
 

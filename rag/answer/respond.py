@@ -13,6 +13,7 @@ from rag.answer.abstain import LIMIT, START, Refusal
 from rag.answer.cite import Cited, attach, source_of, sources_of
 from rag.answer.clean import is_suspicious, one_line
 from rag.answer.events import Done, Event, Question, SourcesFound, Token
+from rag.answer.follow_up import in_context
 from rag.answer.generate import Writer, Written, stream
 from rag.answer.notes import remembered_in
 from rag.answer.phrases import phrase
@@ -74,6 +75,7 @@ class _Turn:
         self._began = time.perf_counter()
         self._first = 0.0
         self._language = question.language or language_of(question.text, responder.language)
+        self._query = in_context(question.text, question.turns)
         self._metrics: Figures = {}
         self._usage = Usage()
 
@@ -96,7 +98,7 @@ class _Turn:
     def _search(self) -> Found | None:
         if self._with.search is None or not self._asked.rag:
             return None
-        found = self._with.search.find(self._asked.text, self._asked.top_k)
+        found = self._with.search.find(self._query, self._asked.top_k)
         self._metrics["retrieve_ms"] = self._elapsed()
         self._metrics |= {f"retrieve_{step}_s": took for step, took in found.seconds.items()}
         self._metrics |= _numbers(found.evidence)
@@ -116,7 +118,7 @@ class _Turn:
 
     def _refuse(self, found: Found | None, chance: float) -> Iterator[Event]:
         passages = found.passages if found else ()
-        sources = sources_of(self._asked.text, passages, Cited((), {}), self._language)
+        sources = sources_of(self._query, passages, Cited((), {}), self._language)
         yield SourcesFound(sources)
         if self._with.search is None:
             text = phrase("no sources", self._language)
@@ -132,10 +134,10 @@ class _Turn:
     def _quote(
         self, passages: Sequence[Passage], opening: str, reason: str = ""
     ) -> Iterator[Event]:
-        extracted = extraction.extract(self._asked.text, passages, self._language)
+        extracted = self._extract(passages)
         if not extracted and opening == "remembered":  # too short for a sentence: whole
             whole = " ".join(passages[0].text.split())
-            extracted = [extraction.Extracted(1, Span(0, len(passages[0].text)), whole, 1.0)]
+            extracted = [extraction.Extracted(1, Span(0, len(passages[0].text)), whole, 1.0, 1.0)]
         if not extracted:
             found = Found("", (), tuple(passages), _NOTHING, "", {})
             yield from self._refuse(found, 0.0)
@@ -153,6 +155,13 @@ class _Turn:
         why = reason or phrase("why remembered", self._language)
         yield Done(self._result(text, "extractive", why, sources, sentences))
 
+    def _extract(self, passages: Sequence[Passage]) -> list[extraction.Extracted]:
+        """By the question's own words; by those of the one before too if it has none that occur."""
+        own = extraction.extract(self._asked.text, passages, self._language)
+        if self._query == self._asked.text or any(entry.coverage for entry in own):
+            return own
+        return extraction.extract(self._query, passages, self._language)
+
     def _write(self, passages: Sequence[Passage], choice: Choice) -> Iterator[Event]:
         from federation.model.speak import Sampling
 
@@ -167,7 +176,7 @@ class _Turn:
             yield from self._quote(passages, "quoting", phrase("why no room", self._language))
             return
         used = [passages[index] for index in prompt.sources]
-        yield SourcesFound(sources_of(self._asked.text, used, Cited((), {}), self._language))
+        yield SourcesFound(sources_of(self._query, used, Cited((), {}), self._language))
         written = Written()
         pieces = writer.write(prompt.ids, sampling, self._is_stopped)
         for text in stream(pieces, len(used), written):
@@ -191,7 +200,7 @@ class _Turn:
         self, written: Written, prompt: Prompt, used: Sequence[Passage], choice: Choice
     ) -> Answer:
         cited = attach(written.text, used, self._language) if used else Cited((), {})
-        sources = sources_of(self._asked.text, used, cited, self._language)
+        sources = sources_of(self._query, used, cited, self._language)
         self._usage = replace(
             self._usage, prompt_tokens=len(prompt.ids), answer_tokens=written.tokens
         )

@@ -11,6 +11,7 @@ import pytest
 from federation.model.speak import Sampling
 from rag.answer.abstain import START
 from rag.answer.events import Done, Question, SourcesFound, Token
+from rag.answer.follow_up import in_context, leans
 from rag.answer.generate import Tidy, Written, stream
 from rag.answer.notes import note
 from rag.answer.phrases import phrase
@@ -166,6 +167,37 @@ def test_what_reads_like_orders_to_a_machine_comes_last_in_a_prompt() -> None:
     assert search.find(ASK, 2).passages[0].document_id == hostile.document_id
     answer = Responder(search, ScriptedWriter("Julio [1].")).answer(Question(ASK, top_k=2))
     assert [source.is_suspicious for source in answer.sources] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("question", "does"),
+    [
+        ("¿Y cuánto costó?", True),
+        ("And why?", True),
+        ("¿Por qué?", True),
+        ("¿Qué hay de Kurú?", True),
+        ("¿Cuánto costó el puente?", False),
+        ("Yves Klein", False),
+        ("¿Y " + "palabra " * 20, False),
+        ("", False),
+    ],
+)
+def test_a_question_leans_on_the_last_one_if_it_goes_on_from_it(question: str, does: bool) -> None:
+    assert leans(question) == does
+    turns = [Said("user", "¿Qué cohete?"), Said("assistant", "Uno."), Said("user", "¿Y ya?")]
+    expected = f"¿Qué cohete? {question}" if does else question
+    assert in_context(question, turns) == expected
+    assert in_context(question, []) == question
+
+
+def test_a_question_that_goes_on_is_answered_from_the_same_sources() -> None:
+    turns = [Said("user", ASK), Said("assistant", "El 9 de julio.")]
+    answer = responder().answer(Question("¿Y cuánto costó?", turns=turns))
+    assert "«Costó 4.000 millones de euros.» [1]" in answer.answer
+    assert answer.question == "¿Y cuánto costó?"
+    assert responder().answer(Question("¿Y cuánto costó?")).abstained
+    other = Question("¿Cuánto costó el puente de Brooklyn?", turns=turns)
+    assert responder().answer(other).abstained
 
 
 def test_an_empty_reply_is_no_answer() -> None:
