@@ -15,7 +15,15 @@ from typing import Annotated
 import click
 import typer
 
-from client import cli_files, cli_node, cli_privacy, cli_tor, cli_training
+from client import (
+    cli_chat,
+    cli_files,
+    cli_memory,
+    cli_node,
+    cli_privacy,
+    cli_tor,
+    cli_training,
+)
 from client.cli_output import Cli, fail
 from federation import redaction
 from federation.errors import ConscienceError
@@ -67,6 +75,8 @@ def build() -> typer.Typer:
     cli_tor.add_commands(app)
     cli_files.add_commands(app)
     cli_privacy.add_commands(app)
+    cli_chat.add_commands(app)
+    cli_memory.add_commands(app)
     return app
 
 

@@ -43,6 +43,10 @@ class NodeConfig(settings.Settings):
         use_tor: true: whatever uses the network goes through Tor or fails; false: nothing does,
             and the server must not be an onion service; null: true if the server is one.
         tor: which tor, and how it reaches the network.
+        answer_style: whether the chat quotes its sources or the model writes; "auto" goes by the
+            model's size.
+        memory_path: file of what was said, relative to the home; "" is `memory/chat.sqlite`.
+        memory_days: what was said longer ago is forgotten; 0 keeps it.
         start_jitter_s: `run` waits a random time of at most so long before its first contact.
     """
 
@@ -70,6 +74,9 @@ class NodeConfig(settings.Settings):
     use_tor: bool | None = None
     tor: TorSettings = Field(default_factory=TorSettings)
     start_jitter_s: float = Field(default=20.0, ge=0, le=7200)
+    answer_style: Literal["auto", "extractive", "generative"] = "auto"
+    memory_path: str = ""
+    memory_days: int = Field(default=0, ge=0, le=36_500)
 
     @field_validator("server_url")
     @classmethod
@@ -186,6 +193,16 @@ class NodeHome:
     def runs(self) -> Path:
         """One folder a training run, and `latest`."""
         return self.root / "ai_runs"
+
+    @property
+    def memory(self) -> Path:
+        """What was said in chats, unless `memory_path` names another file."""
+        return self.root / "memory" / "chat.sqlite"
+
+    @property
+    def refusal(self) -> Path:
+        """When the corpus does not answer a question: fitted to it."""
+        return self.root / "rag" / "refusal.json"
 
     @property
     def logs(self) -> Path:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from client.base import find_base, search_folder
 from client.config import NodeConfig, NodeHome, load_config, load_federation
+from client.knowledge import open_memory
 from client.tor_check import Ears, check
 from federation import bundle, settings
 from federation.errors import ConscienceError
 from federation.language import _
+from rag.chat.memory import LOADED_TURNS
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,11 @@ class Finding:
 
 def all_checks(home: NodeHome) -> list[Finding]:
     """Look at settings, private files, base model, code and every leg of the way to the server."""
-    findings = [_look("config", lambda: _config(home)), _look("private", lambda: _private(home))]
+    findings = [
+        _look("config", lambda: _config(home)),
+        _look("private", lambda: _private(home)),
+        _look("memory", lambda: _memory(home)),
+    ]
     if not home.federation.exists():
         return [*findings, Finding("joined", False, _("This node has not joined a federation."))]
     return [
@@ -74,6 +80,15 @@ def _private(home: NodeHome) -> str:
     for path in [*files, *(path for path in (home.config,) if path.exists())]:
         settings.require_private(path)
     return _("{count} private files").format(count=len(files))
+
+
+def _memory(home: NodeHome) -> str:
+    """What the next talk begins with; the file is read, so a damaged one is named."""
+    memory = open_memory(home, load_config(home)[0])
+    sessions = memory.sessions()
+    turns = memory.turns(sessions[0].id, last=LOADED_TURNS) if sessions else []
+    text = _("{turns} turns of the last talk loaded; {count} talks are remembered")
+    return text.format(turns=len(turns), count=len(sessions))
 
 
 def _base(home: NodeHome) -> str:

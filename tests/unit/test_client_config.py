@@ -52,6 +52,9 @@ OTHER_VALUES: dict[str, Any] = {
     "use_tor": True,
     "tor": TorSettings(mode="address", socks="127.0.0.1:9150"),
     "start_jitter_s": 60.0,
+    "answer_style": "extractive",
+    "memory_path": "elsewhere/said.sqlite",
+    "memory_days": 30,
 }
 ONION = f"{'a' * 51}m2dqd.onion"
 IN_THE_PLAN = (
@@ -150,6 +153,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ("outbox_max_mb", 0),
         ("max_package_age_days", 0),
         ("data", "notes.jsonl"),
+        ("answer_style", "poetic"),
+        ("memory_days", -1),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_source(

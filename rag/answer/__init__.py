@@ -1,0 +1,1 @@
+"""From a question to an answer with sources; the passages come from whoever searches."""
