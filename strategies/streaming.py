@@ -43,10 +43,10 @@ class Timing:
     """
 
     gather_s: float = 60.0
-    hello_s: float = 240.0
+    hello_s: float = 150.0
     collect_s: float = 3600.0
     deploy_s: float = 600.0
-    absence_s: float = 180.0
+    absence_s: float = 90.0
     poll_s: float = 1.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
