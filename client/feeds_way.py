@@ -1,0 +1,92 @@
+"""How this node reaches feeds: as it reaches its server, through Tor or straight.
+
+A Tor that does not work is a sentence; there is no other way then. Each host has circuits of its
+own, so no exit sees what else the node reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from client.config import (
+    NodeConfig,
+    NodeHome,
+    goes_through_tor,
+    load_federation,
+    server_address,
+)
+from client.link import means
+from federation.tor.forwarder import Forwarder
+from federation.tor.socks import failure
+from federation.tor.way import Tor, open_tor
+from rag.address_guard import DirectRoute, Place, require_public_name, require_web_port
+from rag.fetch import FetchError, Route
+
+
+class TorRoute:
+    """Through a running tor, which alone looks names up.
+
+    Args:
+        tor: open for as long as this is used.
+    """
+
+    is_tor = True
+
+    def __init__(self, tor: Tor) -> None:
+        self._tor = tor
+
+    @asynccontextmanager
+    async def open(self, place: Place) -> AsyncIterator[tuple[str, int]]:
+        """A forwarder to the place for the length of the block.
+
+        Raises:
+            RefusedError: no public name, or not one of the web's ports.
+            FetchError: Tor could not reach it.
+        """
+        require_public_name(place.host)
+        require_web_port(place)
+        purpose = f"feed {place.host}"[:200]
+        forwarder = Forwarder(self._tor.socks, place.host, place.port, purpose=purpose)
+        await asyncio.to_thread(forwarder.__enter__)
+        host, _colon, port = forwarder.address.rpartition(":")
+        try:
+            yield host, int(port)
+        except Exception as err:
+            last = forwarder.last
+            if last is None or last.ok:
+                raise
+            hint = "" if last.code is None else failure(last.code, extended=True).hint
+            raise FetchError(f"{last.sentence} {hint}".strip()) from err
+        finally:
+            await asyncio.to_thread(forwarder.__exit__)
+
+
+@contextmanager
+def open_route(home: NodeHome, config: NodeConfig, say: Callable[[str], None]) -> Iterator[Route]:
+    """The route for the length of the block.
+
+    Args:
+        home: the node's.
+        config: its settings.
+        say: told how far tor has come.
+
+    Raises:
+        TorError: Tor is needed and cannot be had.
+    """
+    if not needs_tor(home, config):
+        yield DirectRoute(allow_loopback=config.feeds.allow_loopback)
+        return
+    with open_tor("", means(home, config), say) as tor:
+        yield TorRoute(tor)
+
+
+def needs_tor(home: NodeHome, config: NodeConfig) -> bool:
+    """Whether feeds are fetched through Tor: whenever the node's server is reached so.
+
+    Before it has joined, the settings alone decide.
+    """
+    if config.use_tor is not None or not home.federation.exists():
+        return bool(config.use_tor)
+    return goes_through_tor(config, server_address(config, load_federation(home).address))
