@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+PIECE_BYTES = 500
 Answer = tuple[int, Mapping[str, str], bytes]
 Reply = Answer | Callable[[Mapping[str, str]], Answer]
 
@@ -36,10 +37,11 @@ class FeedServer:
 
     Attributes:
         pages: path -> answer; others are 404.
-        slow: path -> seconds between two bytes of the body.
+        slow: path -> seconds between two pieces of the body.
         silent: paths that get no answer until the end.
         asked: (path, headers) of each request, in order.
         most_at_once: requests that were open at the same time.
+        trust: to speak TLS with.
     """
 
     pages: dict[str, Reply] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class FeedServer:
     silent: set[str] = field(default_factory=set)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     most_at_once: int = 0
+    trust: ssl.SSLContext | None = None
 
     def __enter__(self) -> Self:
         self._end = threading.Event()
@@ -54,6 +57,9 @@ class FeedServer:
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
+        if self.trust is not None:
+            self._server.socket = self.trust.wrap_socket(self._server.socket, server_side=True)
+        self._server.handle_error = lambda *_: None  # a client that leaves is no news
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
         return self
@@ -115,11 +121,10 @@ class FeedServer:
                 if not pause_s:
                     self.wfile.write(body)
                     return
-                for byte in body:
-                    if server._end.is_set():
+                for start in range(0, len(body), PIECE_BYTES):
+                    if server._end.wait(pause_s):
                         return
-                    self.wfile.write(bytes([byte]))
-                    time.sleep(pause_s)
+                    self.wfile.write(body[start : start + PIECE_BYTES])
 
             def log_message(self, *_: Any) -> None:
                 return
