@@ -18,11 +18,14 @@ from client.config import (
     server_address,
 )
 from client.link import means
-from federation.tor.forwarder import Forwarder
+from federation.errors import TorError
+from federation.tor.forwarder import PATIENCE, Forwarder, Patience
 from federation.tor.socks import failure
 from federation.tor.way import Tor, open_tor
 from rag.address_guard import DirectRoute, Place, require_public_name, require_web_port
 from rag.fetch import FetchError, Route
+
+OWN_LEGS = ("tor", "socks", "bootstrap")  # what fails there is no feed's fault
 
 
 class TorRoute:
@@ -30,12 +33,13 @@ class TorRoute:
 
     Args:
         tor: open for as long as this is used.
+        patience: with one host.
     """
 
     is_tor = True
 
-    def __init__(self, tor: Tor) -> None:
-        self._tor = tor
+    def __init__(self, tor: Tor, patience: Patience = PATIENCE) -> None:
+        self._tor, self._patience = tor, patience
 
     @asynccontextmanager
     async def open(self, place: Place) -> AsyncIterator[tuple[str, int]]:
@@ -44,11 +48,13 @@ class TorRoute:
         Raises:
             RefusedError: no public name, or not one of the web's ports.
             FetchError: Tor could not reach it.
+            TorError: Tor itself does not work.
         """
         require_public_name(place.host)
         require_web_port(place)
         purpose = f"feed {place.host}"[:200]
-        forwarder = Forwarder(self._tor.socks, place.host, place.port, purpose=purpose)
+        socks, patience = self._tor.socks, self._patience
+        forwarder = Forwarder(socks, place.host, place.port, purpose=purpose, patience=patience)
         await asyncio.to_thread(forwarder.__enter__)
         host, _colon, port = forwarder.address.rpartition(":")
         try:
@@ -57,6 +63,8 @@ class TorRoute:
             last = forwarder.last
             if last is None or last.ok:
                 raise
+            if last.leg in OWN_LEGS:
+                raise TorError(last.sentence) from err
             hint = "" if last.code is None else failure(last.code, extended=True).hint
             raise FetchError(f"{last.sentence} {hint}".strip()) from err
         finally:

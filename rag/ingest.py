@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from federation.errors import ConscienceError, FormatError, NetworkError
+from federation.errors import ConscienceError, FormatError, NetworkError, TorError
 from federation.language import _
 from rag.corpus import Corpus
 from rag.feed_state import (
@@ -93,6 +93,7 @@ def ingest_feeds(tools: Tools, feeds: Sequence[Feed], wishes: Wishes) -> list[Fe
 
     Raises:
         ConscienceError: the corpus cannot be written.
+        TorError: the way through Tor broke down; what came before it is kept.
     """
     try:
         return asyncio.run(_all(tools, feeds, wishes))
@@ -128,6 +129,8 @@ async def _one(tools: Tools, feed: Feed, wishes: Wishes) -> FeedResult:
     try:
         fetched = await tools.fetcher.fetch(request)
         return await _take(tools, feed, wishes, state, fetched)
+    except TorError:
+        raise  # the way itself: no feed is to blame
     except (NetworkError, FormatError) as err:
         return _failed(tools, feed, state, err)
 

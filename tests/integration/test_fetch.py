@@ -75,7 +75,7 @@ def test_a_packed_feed_is_unpacked(says_so: bool) -> None:
 
 @pytest.mark.security
 @pytest.mark.parametrize("says_so", [True, False])
-def test_a_gzip_bomb_is_refused(says_so: bool) -> None:
+def test_h23_a_gzip_bomb_is_refused(says_so: bool) -> None:
     headers = {"content_encoding": "gzip"} if says_so else {}
     bomb = gzip.compress(b" " * 60_000_000)
     with (
@@ -169,7 +169,7 @@ def test_redirects_without_end_are_left() -> None:
         "http://[::1",
     ],
 )
-def test_a_redirect_to_a_private_place_is_refused(target: str) -> None:
+def test_h23_a_redirect_to_a_private_place_is_refused(target: str) -> None:
     with FeedServer({"/rss": (302, {"location": target}, b"")}) as server:
         with pytest.raises(NetworkError):
             fetch(server.url("/rss"), patience=BRISK)
@@ -194,7 +194,7 @@ class PublicRoute:
 
 
 @pytest.mark.security
-def test_a_public_feed_that_redirects_to_this_machine_is_refused() -> None:
+def test_h23_a_public_feed_that_redirects_to_this_machine_is_refused() -> None:
     with FeedServer({"/rss": (302, {"location": "http://127.0.0.1:5180/"}, b"")}) as server:
         with pytest.raises(NetworkError, match="5180"):
             fetch("http://news.example/rss", route=PublicRoute(server.port))

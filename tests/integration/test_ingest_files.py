@@ -170,7 +170,7 @@ def bomb() -> bytes:
         ("a.pdf", pdf(""), "no text"),
     ],
 )
-def test_hostile_and_empty_files_are_named(
+def test_h23_hostile_and_empty_files_are_named(
     ingest: Ingest, tmp_path: Path, name: str, content: bytes, why: str
 ) -> None:
     (tmp_path / name).write_bytes(content)

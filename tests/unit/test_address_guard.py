@@ -47,7 +47,7 @@ def reach(url: str, addresses: Sequence[str], *, allow_loopback: bool = False) -
         "ff02::1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::", "2001:0:7f00:1::", "no",
     ],
 )  # fmt: skip
-def test_private_addresses_are_refused_however_they_are_wrapped(address: str) -> None:
+def test_h23_private_addresses_are_refused_however_they_are_wrapped(address: str) -> None:
     assert not is_public(address)
     for url in ("http://feeds.example/rss", "https://feeds.example/rss"):
         with pytest.raises(RefusedError):

@@ -41,7 +41,7 @@ def test_errors_are_sentences_in_the_owner_s_language(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.security
-def test_a_feed_that_takes_too_long_is_named_and_the_next_is_read() -> None:
+def test_h23_a_feed_that_takes_too_long_is_named_and_the_next_is_read() -> None:
     with Reader(deadline_s=1.0) as reader:
         started = time.monotonic()
         with pytest.raises(FormatError, match="too long"):
@@ -72,7 +72,7 @@ def test_no_child_is_left_behind() -> None:
 
 
 @pytest.mark.security
-def test_the_child_has_a_limit_of_memory_and_may_write_no_file() -> None:
+def test_h23_the_child_has_a_limit_of_memory_and_may_write_no_file() -> None:
     with Reader() as reader:
         reader.feed(twenty(), url=URL)
         assert reader._child is not None
