@@ -12,7 +12,7 @@ from selectolax.lexbor import LexborHTMLParser
 MAX_TITLE = 300
 MAX_TEXT = 100_000
 MAX_LINK = 2000
-MAX_HTML = 2_000_000
+HTML_PER_TEXT = 20  # characters of source that are looked at for one of text
 # Stand in the source before tags that begin or end a paragraph or a line; both are removed from
 # what comes in, as all of the private use area is.
 _PARAGRAPH, _LINE = "\ue000", "\ue001"
@@ -35,14 +35,14 @@ _INVISIBLE = re.compile(
 _MANY_LINES = re.compile(r"\n{3,}")
 
 
-def text_of_html(source: str) -> str:
+def text_of_html(source: str, limit: int = MAX_TEXT) -> str:
     """Readable text of an HTML fragment, paragraphs apart by an empty line.
 
     No script, no style, no attribute of any tag comes through. Text without markup stays as it is.
     """
     if not _MARKUP.search(source):
-        return paragraphs(source)
-    bare = source[:MAX_HTML].replace(_PARAGRAPH, "").replace(_LINE, "")
+        return paragraphs(source, limit)
+    bare = source[: limit * HTML_PER_TEXT].replace(_PARAGRAPH, "").replace(_LINE, "")
     marked = _PARAGRAPHS.sub(f"{_PARAGRAPH}<", bare)
     marked = _CELLS.sub(" <", _LINES.sub(f"{_LINE}<", marked))
     tree = LexborHTMLParser(marked)
@@ -50,13 +50,16 @@ def text_of_html(source: str) -> str:
     body = tree.body
     text = body.text(deep=True, separator="") if body is not None else ""
     text = text.replace("\n", " ").replace(_PARAGRAPH, "\n\n").replace(_LINE, "\n")
-    return paragraphs(text)
+    return paragraphs(text, limit)
 
 
-def paragraphs(text: str) -> str:
-    """Plain text with invisible characters gone, single spaces, at most one empty line."""
+def paragraphs(text: str, limit: int = MAX_TEXT) -> str:
+    """Plain text with invisible characters gone, single spaces, at most one empty line.
+
+    At most `limit` characters of it.
+    """
     lines = "\n".join([visible(" ".join(line.split())).strip() for line in text.splitlines()])
-    return _MANY_LINES.sub("\n\n", lines).strip()[:MAX_TEXT].rstrip()
+    return _MANY_LINES.sub("\n\n", lines).strip()[:limit].rstrip()
 
 
 def one_line(text: str, limit: int = MAX_TITLE) -> str:

@@ -99,7 +99,9 @@ def _html(body: bytes) -> tuple[str, str]:
     part = tree.css_first("main") or tree.css_first("article") or tree.body
     for unwanted in part.css("nav, footer, aside, form") if part is not None else ():
         unwanted.decompose()
-    return title.text() if title else "", text_of_html((part.html or "") if part else source)
+    return title.text() if title else "", text_of_html(
+        (part.html or "") if part else source, MAX_DOCUMENT
+    )
 
 
 def _pdf(body: bytes) -> tuple[str, str]:
@@ -196,8 +198,8 @@ def _long(parts: list[str]) -> str:
     kept: list[str] = []
     room = MAX_DOCUMENT
     for part in parts:
-        text = paragraphs(part)
-        if text and room > 0:
-            kept.append(text[:room])
+        text = paragraphs(part, room) if room > 0 else ""
+        if text:
+            kept.append(text)
             room -= len(text) + 2
     return "\n\n".join(kept)

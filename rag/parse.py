@@ -27,6 +27,8 @@ WORDS = ("text/", "application/xhtml")
 MAX_KEY = 2000
 MAX_LICENCE = 200
 DAY_S = 86_400.0
+FAULTS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
+_DECLARATION = re.compile(rb"^\s*<\?xml[^>]*>")
 _END_OF_ENTRY = re.compile(rb"</(?:\w+:)?(?:item|entry)\s*>", re.IGNORECASE)
 
 
@@ -59,17 +61,11 @@ def parse_feed(
     Raises:
         FormatError: no entry came out.
     """
-    import feedparser
-
-    feedparser.api.PREFERRED_XML_PARSERS = ["rag.expat"]
-    # No content-location: with one, every element costs a look at it. Links are made absolute here.
-    headers = {"content-type": content_type or "application/xml"}
-    raw: Any = feedparser.parse(
-        io.BytesIO(first_entries(_started(body), max_items)),
-        response_headers=headers,
-        sanitize_html=False,
-        resolve_relative_uris=False,
-    )
+    cut = first_entries(_started(body), max_items)
+    try:
+        raw = _parsed(cut, content_type)
+    except FAULTS:  # of what the declaration says of the encoding, most of the time
+        raw = _parsed_again(_DECLARATION.sub(b"", cut, count=1), content_type)
     fault = str(raw.get("bozo_exception", "")) if raw.bozo else ""
     if not raw.entries:
         raise _no_entries(raw, fault)
@@ -88,6 +84,27 @@ def parse_feed(
         warning=one_line(fault),
         ttl_s=_ttl_s(about),
     )
+
+
+def _parsed(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - feedparser's dict
+    import feedparser
+
+    feedparser.api.PREFERRED_XML_PARSERS = ["rag.expat"]
+    # No content-location: with one, every element costs a look at it. Links are made absolute here.
+    return feedparser.parse(
+        io.BytesIO(body),
+        response_headers={"content-type": content_type or "application/xml"},
+        sanitize_html=False,
+        resolve_relative_uris=False,
+    )
+
+
+def _parsed_again(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - likewise
+    try:
+        return _parsed(body, content_type)
+    except FAULTS as err:
+        why = type(err).__name__
+        raise FormatError(_("it cannot be read ({why})").format(why=why)) from err
 
 
 def first_entries(body: bytes, count: int) -> bytes:

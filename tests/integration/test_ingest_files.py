@@ -209,3 +209,12 @@ def test_a_text_of_any_usual_encoding_is_read(
     ingest(tmp_path / "a.txt")
     (document,) = documents(home).values()
     assert document.text == "El ñandú corrió."
+
+
+def test_a_long_file_without_empty_lines_is_read_to_its_end(
+    home: NodeHome, ingest: Ingest, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a line of words\n" * 20_000 + "the end")
+    (tmp_path / "b.html").write_text("<html><p>" + "a line of words " * 20_000 + "the end</html>")
+    ingest(tmp_path / "a.txt", tmp_path / "b.html")
+    assert all(each.text.endswith("the end") for each in documents(home).values())

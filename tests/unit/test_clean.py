@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rag.clean import MAX_LINK, MAX_TITLE, one_line, paragraphs, safe_link, text_of_html
+from rag.clean import MAX_LINK, MAX_TEXT, MAX_TITLE, one_line, paragraphs, safe_link, text_of_html
 
 
 def test_paragraphs_lines_and_inline_tags_come_out_as_a_person_reads_them() -> None:
@@ -75,6 +75,13 @@ def test_a_title_is_one_line_of_bounded_length() -> None:
 )
 def test_only_web_links_come_through(link: str, expected: str) -> None:
     assert safe_link(link, "https://feed.example/rss") == expected
+
+
+def test_a_text_is_cut_at_its_limit() -> None:
+    assert len(paragraphs("word " * 100_000)) <= MAX_TEXT
+    assert len(text_of_html("<p>" + "word " * 100_000)) <= MAX_TEXT
+    assert text_of_html("<p>one two three", 7) == "one two"
+    assert paragraphs("one two three", 7) == "one two"
 
 
 def test_twenty_thousand_nested_tags_are_no_trouble() -> None:

@@ -87,6 +87,11 @@ def test_what_is_not_well_formed_is_a_warning_as_long_as_entries_come_out() -> N
     assert "not well-formed" in content.warning
 
 
+def test_a_declaration_that_breaks_the_parser_is_left_out() -> None:
+    content = read(twenty().replace(b'encoding="utf-8"', b'encoding="\xff\xfeutf-8"'))
+    assert len(content.entries) == 20
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [
