@@ -36,10 +36,8 @@ CREATE TABLE IF NOT EXISTS documents (
     sha256 TEXT NOT NULL, link TEXT NOT NULL, train INTEGER NOT NULL, sketch TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS documents_sha256 ON documents (sha256);
 CREATE INDEX IF NOT EXISTS documents_source ON documents (source);
-CREATE TABLE IF NOT EXISTS bands (band TEXT NOT NULL, id TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS bands_band ON bands (band, id);
-CREATE INDEX IF NOT EXISTS bands_id ON bands (id);
-CREATE TABLE IF NOT EXISTS twins (id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, other TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS bands (
+    band INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (band, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (source TEXT PRIMARY KEY, stamp TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS feeds (key TEXT PRIMARY KEY, state TEXT NOT NULL);
 """
@@ -162,7 +160,7 @@ class Corpus:
 
     def _forget(self) -> None:
         """Know no document, and let each feed be read whole again."""
-        for table in ("documents", "bands", "twins", "files"):
+        for table in ("documents", "bands", "files"):
             self.db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
         blank = ", ".join(
             f"'$.{name}', ''" for name in ("etag", "modified", "body_sha256", "next_at")
@@ -188,7 +186,7 @@ class Corpus:
             logger.warning("a line of %s is passed over: %s", self.path.name, err)
 
     def _note(self, entry: Document | Removal, sketch: str | None) -> None:
-        self.db.execute("DELETE FROM bands WHERE id = ?", (entry.id,))
+        self._leave_bands(entry.id)
         if isinstance(entry, Removal):
             self.db.execute("DELETE FROM documents WHERE id = ?", (entry.id,))
             return
@@ -201,6 +199,14 @@ class Corpus:
         self.db.execute(marks, (*names, *values))
         pairs = [(band, entry.id) for band in duplicates.bands(sketch)]
         self.db.executemany("INSERT INTO bands VALUES (?, ?)", pairs)
+
+    def _leave_bands(self, name: str) -> None:
+        """Forget the sketch of an earlier revision."""
+        query = "SELECT sketch FROM documents WHERE id = ?"
+        row = self.db.execute(query, (name,)).fetchone()
+        if row is not None and row[0]:
+            pairs = [(band, name) for band in duplicates.bands(row[0])]
+            self.db.executemany("DELETE FROM bands WHERE band = ? AND id = ?", pairs)
 
     def _remember(self, end: int) -> None:
         self._set_fact("end", str(end))

@@ -39,12 +39,12 @@ def sketch(text: str) -> str:
     return base64.b64encode(_PACKED.pack(*_filled(minima))).decode("ascii")
 
 
-def bands(sketched: str) -> tuple[str, ...]:
+def bands(sketched: str) -> tuple[int, ...]:
     """Keys for the look-up: alike texts probably share one. None for an empty sketch."""
     raw = base64.b64decode(sketched)
     size = ROWS * 4
     return tuple(
-        f"{start // size}:{zlib.crc32(raw[start : start + size]):08x}"
+        start // size << 32 | zlib.crc32(raw[start : start + size])
         for start in range(0, len(raw), size)
     )
 

@@ -27,25 +27,17 @@ def find_twin(corpus: Corpus, entry: Entry, document_id: str, source: str) -> st
         document_id: its own id, which does not count.
         source: its own feed.
     """
-    remembered = corpus.db.execute(
-        "SELECT twins.other FROM twins JOIN documents ON documents.id = twins.other "
-        "WHERE twins.id = ? AND twins.sha256 = ?",
-        (document_id, entry.sha256),
-    ).fetchone()
-    if remembered is not None:
-        return str(remembered[0])
-    twin = _same(corpus, entry, document_id) or _alike(corpus, entry, document_id, source)
-    if twin:
-        values = (document_id, entry.sha256, twin)
-        corpus.db.execute("INSERT OR REPLACE INTO twins VALUES (?, ?, ?)", values)
-    return twin
+    return _same(corpus, entry, document_id) or _alike(corpus, entry, document_id, source)
 
 
 def _same(corpus: Corpus, entry: Entry, document_id: str) -> str:
     query = "SELECT id, link FROM documents WHERE sha256 = ? AND id != ? AND kind = 'feed'"
+    found = corpus.db.execute(query, (entry.sha256, document_id)).fetchall()
+    if not found:
+        return ""
     is_telling = len(_WORD.findall(f"{entry.title} {entry.text}"[:500])) >= TELLING_WORDS
     link = canonical_link(entry.link)
-    for other, its_link in corpus.db.execute(query, (entry.sha256, document_id)):
+    for other, its_link in found:
         if is_telling or canonical_link(its_link) == link:
             return str(other)
     return ""
