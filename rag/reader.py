@@ -15,8 +15,8 @@ from federation.errors import FormatError
 from federation.language import _, language
 from rag.entries import Entry, FeedContent
 
-DEADLINE_S = 20.0  # for one feed of 5 MB; 60,000 items in 6.6 MB took 9.5
-GRACE_S = 5.0  # the child ends itself; this is for systems where it cannot
+DEADLINE_S = 20.0  # CPU time for one feed of 5 MB; 60,000 items in 6.6 MB took 9.5
+PATIENCE = 6.0  # times as much by the clock, for a busy machine; then the child is ended from here
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR", "TEMP")
 
 
@@ -24,7 +24,7 @@ class Reader:
     """Reads feeds and files in a child process. A context manager; one job at a time.
 
     Args:
-        deadline_s: for each job; longer, and its child is ended.
+        deadline_s: CPU time for each job; more, and its child is ended.
     """
 
     def __init__(self, *, deadline_s: float = DEADLINE_S) -> None:
@@ -70,7 +70,7 @@ class Reader:
         child = self._start()
         assert child.stdin is not None  # noqa: S101 - both are pipes
         assert child.stdout is not None  # noqa: S101
-        watchdog = threading.Timer(self._deadline_s + GRACE_S, child.kill)
+        watchdog = threading.Timer(self._deadline_s * PATIENCE, child.kill)
         watchdog.daemon = True
         watchdog.start()
         try:

@@ -3,7 +3,7 @@
     python -m rag.reading    # spoken to by `rag.reader` alone
 
 A job is one line of JSON and `size` bytes after it; its answer is one line. The child has a limit
-of memory, may write no file, and ends itself where a job takes too long.
+of memory, may write no file, and ends itself where a job takes too much time.
 """
 
 from __future__ import annotations
@@ -76,9 +76,12 @@ def limit() -> None:
 
 
 def alarm(seconds: float) -> None:
-    """End this process in `seconds`, whatever it is doing then; 0 takes that back."""
+    """End this process after so many seconds of its CPU time, whatever it is doing then.
+
+    A busy machine makes a sound feed slow, but not hungrier. 0 takes the alarm back.
+    """
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 if __name__ == "__main__":
