@@ -28,6 +28,13 @@ MAX_KEY = 2000
 MAX_LICENCE = 200
 DAY_S = 86_400.0
 FAULTS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
+UTF_8_XML = "application/xml; charset=utf-8"
+UTF_16 = {
+    b"\xfe\xff": "utf-16-be",
+    b"\xff\xfe": "utf-16-le",
+    b"\0<": "utf-16-be",
+    b"<\0": "utf-16-le",
+}
 _DECLARATION = re.compile(rb"^\s*<\?xml[^>]*>")
 _END_OF_ENTRY = re.compile(rb"</(?:\w+:)?(?:item|entry)\s*>", re.IGNORECASE)
 
@@ -61,7 +68,8 @@ def parse_feed(
     Raises:
         FormatError: no entry came out.
     """
-    cut = first_entries(_started(body), max_items)
+    started, content_type = _started(body, content_type)
+    cut = first_entries(started, max_items)
     try:
         raw = _parsed(cut, content_type)
     except FAULTS:  # of what the declaration says of the encoding, most of the time
@@ -115,13 +123,19 @@ def first_entries(body: bytes, count: int) -> bytes:
     return body[: ends[count - 1]] + body[ends[-1] :]
 
 
-def _started(body: bytes) -> bytes:
-    """Mend two common faults at the very start: spaces, and UTF-16 without its mark."""
+def _started(body: bytes, content_type: str) -> tuple[bytes, str]:
+    """Mend two common faults at the very start: spaces, and UTF-16, with its mark or without.
+
+    feedparser itself reads UTF-16 only now and then.
+    """
     bare = body.lstrip(b" \t\r\n")
     if bare.startswith(b"<") and not bare.startswith(b"<\0"):
-        return bare
-    marks = {b"\0<": b"\xfe\xff", b"<\0": b"\xff\xfe"}
-    return marks.get(body[:2], b"") + body
+        return bare, content_type
+    for start, encoding in UTF_16.items():
+        if body.startswith(start):
+            text = body.decode(encoding, "replace").lstrip("\ufeff \t\r\n")
+            return _DECLARATION.sub(b"", text.encode("utf-8", "replace"), count=1), UTF_8_XML
+    return body, content_type
 
 
 def _entry(raw: dict[str, Any], facts: _Facts, licence: str) -> Entry | None:

@@ -76,8 +76,10 @@ def test_spaces_before_the_feed_and_a_missing_mark_of_utf16_are_mended() -> None
     assert read(b" \n\n" + twenty()).warning == ""
     body = "<rss version='2.0'><channel>" + item(1, title="Año") + "</channel></rss>"
     for encoding in ("utf-16-be", "utf-16-le"):
-        (entry,) = read(body.encode(encoding)).entries
-        assert entry.title == "Año"
+        for whole in (body, body.replace("><", ">\n  <"), f'<?xml encoding="utf-16"?>\n{body}'):
+            for marked in (whole, f"\ufeff{whole}"):
+                (entry,) = read(marked.encode(encoding)).entries
+                assert entry.title == "Año"
 
 
 def test_what_is_not_well_formed_is_a_warning_as_long_as_entries_come_out() -> None:
@@ -233,7 +235,7 @@ def test_every_captured_feed_is_read_or_named() -> None:
         assert all(entry.text and entry.sha256 for entry in content.entries)
         assert all(not entry.link or entry.link.startswith("http") for entry in content.entries)
     assert entries > 1300
-    assert len(named) <= 1
+    assert named == []
 
 
 def test_a_body_that_is_still_packed_is_named() -> None:
