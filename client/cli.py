@@ -18,6 +18,7 @@ import typer
 from client import (
     cli_chat,
     cli_files,
+    cli_ingest,
     cli_memory,
     cli_node,
     cli_privacy,
@@ -71,6 +72,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_common)
     cli_node.add_commands(app)
+    cli_ingest.add_commands(app)
     cli_training.add_commands(app)
     cli_tor.add_commands(app)
     cli_files.add_commands(app)

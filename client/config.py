@@ -17,6 +17,7 @@ from federation.errors import ConfigError
 from federation.language import _
 from federation.tor.keys import check_onion, is_onion
 from federation.tor.settings import TorSettings
+from rag.ingest.feed_settings import FeedSettings
 
 HOME_VARIABLE = "CONSCIENCE_HOME"
 DEFAULT_DATA = "datasets/rss_research.jsonl"
@@ -47,6 +48,7 @@ class NodeConfig(settings.Settings):
             model's size.
         memory_path: file of what was said, relative to the home; "" is `memory/chat.sqlite`.
         memory_days: what was said longer ago is forgotten; 0 keeps it.
+        feeds: what is wanted of them; which they are, `datasets/rss_feeds.json` says.
         start_jitter_s: `run` waits a random time of at most so long before its first contact.
     """
 
@@ -73,6 +75,7 @@ class NodeConfig(settings.Settings):
     max_package_age_days: float = Field(default=14.0, gt=0)
     use_tor: bool | None = None
     tor: TorSettings = Field(default_factory=TorSettings)
+    feeds: FeedSettings = Field(default_factory=FeedSettings)
     start_jitter_s: float = Field(default=20.0, ge=0, le=7200)
     answer_style: Literal["auto", "extractive", "generative"] = "auto"
     memory_path: str = ""
@@ -163,6 +166,26 @@ class NodeHome:
     def datasets(self) -> Path:
         """Local texts."""
         return self.root / "datasets"
+
+    @property
+    def corpus(self) -> Path:
+        """What feeds and files have brought: JSON Lines, append-only."""
+        return self.root / DEFAULT_DATA
+
+    @property
+    def feeds(self) -> Path:
+        """Which feeds are read."""
+        return self.datasets / "rss_feeds.json"
+
+    @property
+    def corpus_index(self) -> Path:
+        """SQLite: what the corpus holds, and the state of each feed."""
+        return self.root / "rag" / "ingest.sqlite"
+
+    @property
+    def feed_stats(self) -> Path:
+        """JSON: how each feed fared in the last ingest."""
+        return self.runs / "rss_stats.json"
 
     @property
     def models(self) -> Path:

@@ -101,21 +101,32 @@ def _gather(path: Path, gathered: _Gathered) -> None:
         for document in _paragraphs(text):
             _add(document, "", gathered)
         return
+    rows = list(_rows(path, gathered))
+    last = {str(row["_id"]): number for number, row in rows if "_id" in row}
+    for number, row in rows:
+        if last.get(str(row.get("_id")), number) != number or row.get("deleted") is True:
+            continue  # of the corpus, a row that a later one replaces or takes out
+        try:
+            document, side = to_document(row), _side(row)
+        except RowError as err:
+            gathered.skipped.append(f"{path.name}:{number}: {err}")
+            continue
+        if row.get("train") is False:
+            gathered.opted_out += 1
+        else:
+            _add(document, side, gathered)
+
+
+def _rows(path: Path, gathered: _Gathered) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             content = line.removeprefix(b"\xef\xbb\xbf").strip()
             if not content:
                 continue
             try:
-                row = parse_row(content)
-                document, side = to_document(row), _side(row)
+                yield number, parse_row(content)
             except RowError as err:
                 gathered.skipped.append(f"{path.name}:{number}: {err}")
-                continue
-            if row.get("train") is False:
-                gathered.opted_out += 1
-            else:
-                _add(document, side, gathered)
 
 
 def _add(document: Document, side: str, gathered: _Gathered) -> None:

@@ -111,7 +111,7 @@ def _text(row: Mapping[str, Any]) -> str:
     else:
         summary, content = strip_html(_string(row, "summary")), strip_html(_string(row, "content"))
         body, title = content or summary, strip_html(title)
-    return f"{title}\n{body}" if title and body else body or title
+    return f"{title}\n{body}" if title and body and title != body else body or title
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

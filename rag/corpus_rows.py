@@ -47,6 +47,8 @@ def to_line(entry: Document | Removal) -> str:
         "topics": list(entry.topics),
         "ingested_at": entry.ingested_at,
         "source_priority": entry.priority,
+        "licence": entry.licence,
+        "train": entry.is_for_training,
     }
     return json.dumps(row, ensure_ascii=False)
 
@@ -82,6 +84,8 @@ def from_line(line: str) -> Document | Removal:
             topics=tuple(map(str, row["topics"])),
             ingested_at=str(row["ingested_at"]),
             priority=int(row["source_priority"]),
+            licence=str(row.get("licence", "")),
+            is_for_training=row.get("train") is not False,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise FormatError(f"not a row of the corpus: {line[:80]!r} ({err})") from err

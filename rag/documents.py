@@ -29,6 +29,8 @@ class Document:
         topics: those of the volunteer that it matches.
         ingested_at: ISO 8601, UTC.
         priority: of its source, 1 (first) to 5.
+        licence: what the source says of its rights, as it stands there; "" if it says nothing.
+        is_for_training: False: searched and quoted, never learnt from.
     """
 
     id: str
@@ -46,3 +48,5 @@ class Document:
     topics: tuple[str, ...]
     ingested_at: str
     priority: int = 3
+    licence: str = ""
+    is_for_training: bool = True

@@ -1,8 +1,8 @@
 """Makes the catalogues of what a volunteer reads: python scripts/messages.py [--check].
 
-Collects every `_("…")` of client/, federation/ and rag/, updates federation/locale/es
-(translations are kept, texts that are gone are dropped) and compiles it. With --check it changes
-nothing and fails if a text lacks its translation. Translate in the .po file, then run this again.
+Collects every `_("…")` of client/, federation/ and rag/, updates federation/locale/es (translations
+are kept, texts that are gone are dropped) and compiles it. With --check it changes nothing and
+fails if a text lacks its translation. Translate in the .po file, then run this again.
 """
 
 from __future__ import annotations

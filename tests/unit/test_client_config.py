@@ -26,6 +26,7 @@ from client.config import (
 from client.cycle import plan_of
 from federation.errors import ConfigError, PermissionsError
 from federation.tor.settings import TorSettings
+from rag.ingest.feed_settings import FeedSettings
 
 OTHER_VALUES: dict[str, Any] = {
     "node_id": "kitchen",
@@ -55,6 +56,7 @@ OTHER_VALUES: dict[str, Any] = {
     "answer_style": "extractive",
     "memory_path": "elsewhere/said.sqlite",
     "memory_days": 30,
+    "feeds": FeedSettings(topics=("ia",), languages=("es",), max_items=9, allow_loopback=True),
 }
 ONION = f"{'a' * 51}m2dqd.onion"
 IN_THE_PLAN = (
@@ -81,7 +83,7 @@ def write(home: NodeHome, **values: object) -> None:
 
 
 def as_json(value: Any) -> Any:
-    return value.model_dump() if isinstance(value, TorSettings) else value
+    return value.model_dump() if isinstance(value, TorSettings | FeedSettings) else value
 
 
 def test_every_key_has_a_case_here() -> None:

@@ -55,6 +55,7 @@ def all_of(data: Dataset) -> list[Document]:
             {"text": "y", "language": "en", "topic": "art"},
             Document(text="y", lang="en", field="art"),
         ),
+        ({"title": "Only a title", "text": "Only a title"}, Document(text="Only a title")),
         ({"text": "half \ud800 pair"}, Document(text="half ? pair")),
     ],
 )
@@ -212,3 +213,22 @@ def test_the_subset_differs_by_day_and_seed_but_not_by_call(tmp_path: Path) -> N
 def test_the_fingerprint_tells_training_from_held_out() -> None:
     one, two = Document(text="one"), Document(text="two")
     assert Dataset("lm", (one, two), ()).sha256 != Dataset("lm", (one,), (two,)).sha256
+
+
+def corpus_row(name: str, text: str, **more: object) -> dict[str, object]:
+    return {"_id": name, "format": 1, "title": "T", "text": text, "train": True} | more
+
+
+def test_of_a_corpus_the_last_row_of_each_document_counts(tmp_path: Path) -> None:
+    rows = [
+        corpus_row("a", "first words"),
+        corpus_row("b", "kept"),
+        corpus_row("a", "other words"),
+        corpus_row("c", "gone"),
+        {"_id": "c", "deleted": True},
+        corpus_row("d", "allowed"),
+        corpus_row("d", "allowed", train=False),
+    ]
+    data = load(write_rows(tmp_path / "corpus.jsonl", rows))
+    assert {document.text for document in all_of(data)} == {"T\nkept", "T\nother words"}
+    assert data.skipped == ()

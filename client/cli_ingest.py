@@ -1,0 +1,223 @@
+"""Commands about what the node reads: ingest, feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from client.cli_output import Cli, emit, table, talk
+from federation.language import _
+
+if TYPE_CHECKING:
+    from client.ingesting import Ears, Summary
+    from rag.ingest.feeds import Feed
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to the tree."""
+    app.command(help=_("Fetch the feeds, or take in files, into the corpus."))(ingest)
+    feeds = typer.Typer(help=_("Which feeds are read."), no_args_is_help=True)
+    feeds.command("list", help=_("List the feeds and how they fare."))(list_feeds)
+    feeds.command(help=_("Add a feed."))(add)
+    feeds.command(help=_("Remove a feed; what it brought stays."))(remove)
+    feeds.command(help=_("Read a feed again."))(enable)
+    feeds.command(help=_("Pass a feed over."))(disable)
+    app.add_typer(feeds, name="feeds")
+
+
+def ingest(  # noqa: PLR0913 (the options of one command)
+    context: typer.Context,
+    feeds: Annotated[Path | None, typer.Option(help=_("Feeds file."))] = None,
+    out: Annotated[Path | None, typer.Option(help=_("Corpus file."))] = None,
+    stats: Annotated[Path | None, typer.Option(help=_("Statistics file."))] = None,
+    languages: Annotated[
+        str | None, typer.Option(help=_("Keep these alone, such as es,en."))
+    ] = None,
+    topics: Annotated[
+        str | None, typer.Option(help=_("Whole words, such as 'ia;machine learning'."))
+    ] = None,
+    max_items_per_feed: Annotated[int | None, typer.Option(help=_("At most so many."))] = None,
+    auto_manage: Annotated[
+        bool, typer.Option("--auto-manage", help=_("Switch off feeds beside the topics."))
+    ] = False,
+    deactivate_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help=_("… below this share of their new entries,"))
+    ] = 0.15,
+    min_processed_to_evaluate: Annotated[
+        int, typer.Option(min=1, help=_("… once so many were seen."))
+    ] = 20,
+    path: Annotated[
+        list[Path] | None,
+        typer.Option(help=_("A file or folder instead of the feeds; may be repeated.")),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help=_("With --path: the model may learn from it."))
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help=_("Also feeds that were fetched a moment ago."))
+    ] = False,
+    allow_loopback: Annotated[bool, typer.Option("--allow-loopback", hidden=True)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=_("Print JSON."))] = False,
+) -> None:
+    """Fetch, read, write; the store follows."""
+    from client import ingesting
+    from rag.ingest.upkeep import Judgement
+
+    cli: Cli = context.obj
+    config = cli.config(feeds=_wanted(languages, topics, max_items_per_feed, allow_loopback))
+    places = ingesting.places_of(cli.home, feeds, out, stats)
+    judgement = Judgement(deactivate_threshold, min_processed_to_evaluate) if auto_manage else None
+    with _ears() as ears:
+        if path:
+            summary = ingesting.take_paths(config, places, path, is_for_training=train, ears=ears)
+        else:
+            summary = ingesting.take_feeds(
+                cli.home, config, places, judgement, is_forced=force, ears=ears
+            )
+    follow(cli, places.corpus)
+    _tell(summary)
+    emit(summary.to_json(), _line(summary), as_json=as_json)
+    if summary.is_failure:
+        raise typer.Exit(1)
+
+
+def follow(cli: Cli, corpus: Path) -> None:
+    """Bring up to date what is made of the corpus. The store is brought up to date here."""
+
+
+def list_feeds(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help=_("Print JSON."))] = False,
+) -> None:
+    """List the feeds with what is remembered of them."""
+    from client.feed_list import feed_overview
+
+    cli: Cli = context.obj
+    rows = feed_overview(cli.home)
+    headers = [_("feed"), _("active"), _("entries"), _("last read"), _("failures"), _("address")]
+    names = ("name", "active", "entries", "fetched_at", "failures", "url")
+    cells = [[row[name] for name in names] for row in rows]
+    text = table(headers, cells) if rows else _("There are no feeds yet.")
+    emit({"feeds": rows}, text, as_json=as_json)
+
+
+def add(
+    context: typer.Context,
+    url: Annotated[str, typer.Argument(help=_("Address of an RSS or Atom feed."))],
+    name: Annotated[str, typer.Option(help=_("What you call it."))] = "",
+    topics: Annotated[str, typer.Option(help=_("Its topics, such as 'ia;salud'."))] = "",
+    language: Annotated[str, typer.Option(help=_("Its language, such as es."))] = "",
+    no_train: Annotated[
+        bool, typer.Option("--no-train", help=_("Search it, but never learn from it."))
+    ] = False,
+) -> None:
+    """Add one feed to the file."""
+    from client.feed_list import add_feed
+
+    cli: Cli = context.obj
+    values: dict[str, Any] = {"name": name, "topics": topics, "language": language}
+    feed = add_feed(cli.home, {"url": url, **values, "train": not no_train})
+    print(_("{url} will be read by the next: flower-client ingest").format(url=feed.url))
+
+
+def remove(
+    context: typer.Context,
+    feed: Annotated[str, typer.Argument(help=_("Its address or name."))],
+) -> None:
+    """Remove one feed from the file."""
+    _change(context, feed, lambda _feed: None)
+    print(_("Removed. What it brought stays in the corpus."))
+
+
+def enable(
+    context: typer.Context,
+    feed: Annotated[str, typer.Argument(help=_("Its address or name."))],
+) -> None:
+    """Switch one feed on."""
+    _change(context, feed, lambda found: found.model_copy(update={"active": True}))
+    print(_("It will be read."))
+
+
+def disable(
+    context: typer.Context,
+    feed: Annotated[str, typer.Argument(help=_("Its address or name."))],
+) -> None:
+    """Switch one feed off."""
+    _change(context, feed, lambda found: found.model_copy(update={"active": False}))
+    print(_("It will be passed over."))
+
+
+def _change(context: typer.Context, named: str, change: Callable[[Feed], Feed | None]) -> None:
+    from client.feed_list import change_feed
+
+    cli: Cli = context.obj
+    change_feed(cli.home, named, change)
+
+
+def _wanted(
+    languages: str | None, topics: str | None, max_items: int | None, allow_loopback: bool
+) -> dict[str, Any] | None:
+    """The flags of the settings' part `feeds` that were given."""
+    from rag.ingest.topics import parse_topics, unique
+
+    flags: dict[str, Any] = {}
+    if languages is not None:
+        flags["languages"] = unique(languages.lower().split(","))
+    if topics is not None:
+        flags["topics"] = parse_topics(topics)
+    if max_items is not None:
+        flags["max_items"] = max_items
+    if allow_loopback:
+        flags["allow_loopback"] = True
+    return flags or None
+
+
+@contextmanager
+def _ears() -> Iterator[Ears]:
+    """A progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from client.ingesting import Ears, Result, name_of
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(_("reading")),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}"),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+        task = bar.add_task("ingest", total=None, name="")
+
+        def report(result: Result) -> None:
+            bar.update(task, advance=1, name=name_of(result)[-40:])
+
+        yield Ears(lambda total: bar.update(task, total=total), report, talk)
+
+
+def _tell(summary: Summary) -> None:
+    """Say on stderr what failed, what was changed, what was not due."""
+    from client.ingesting import name_of
+
+    for result in summary.failed:
+        talk(_("failed: {name}: {why}").format(name=name_of(result), why=result.why))
+    for note in summary.notes:
+        talk(note)
+    waiting = sum(result.outcome == "not due" for result in summary.results)
+    if waiting:
+        sentence = _("{count} feeds are not due yet (--force fetches them all the same)")
+        talk(sentence.format(count=waiting))
+
+
+def _line(summary: Summary) -> str:
+    counts = [f"{what}={summary.count(what)}" for what in ("new", "changed", "same")]
+    counts.append(f"failed={len(summary.failed)}")
+    if summary.removed:
+        counts.append(f"removed={summary.removed}")
+    return " ".join(counts)

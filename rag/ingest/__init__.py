@@ -1,0 +1,1 @@
+"""Feeds and files become documents, and documents the corpus."""

@@ -1,0 +1,96 @@
+"""From HTML to plain text, and from any text to characters that a person can see."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from urllib.parse import urljoin, urlsplit
+
+from selectolax.lexbor import LexborHTMLParser
+
+MAX_TITLE = 300
+MAX_TEXT = 100_000
+MAX_LINK = 2000
+HTML_PER_TEXT = 20  # characters of source that are looked at for one of text
+# Stand in the source before tags that begin or end a paragraph or a line; both are removed from
+# what comes in, as all of the private use area is.
+_PARAGRAPH, _LINE = "\ue000", "\ue001"
+_PARAGRAPHS = re.compile(
+    r"<(?=/?(?:address|article|aside|blockquote|dd|div|dl|dt|fieldset|figure|figcaption|footer|form"
+    r"|h[1-6]|header|hr|main|nav|ol|p|pre|section|table|ul)\b)",
+    re.IGNORECASE,
+)
+_LINES = re.compile(r"<(?=(?:br|li|tr|option)\b)", re.IGNORECASE)
+_CELLS = re.compile(r"<(?=(?:td|th)\b)", re.IGNORECASE)
+_MARKUP = re.compile(r"<[a-zA-Z/!?][^<>]*>|&[#\w]+;")
+_UNSEEN = ("script", "style", "template", "noscript", "iframe", "object", "embed", "svg", "math")
+# Control, soft hyphen, zero width, bidirectional, invisible operators, variation selectors, private
+# use, interlinear, surrogates, non-characters, tags: nothing of it is seen, all of it can deceive.
+_INVISIBLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-"
+    "\u200f\u202a-\u202e\u2060-\u206f\u3164\ud800-\uf8ff\ufdd0-\ufdef\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\ufffb\ufffe\uffff\U0001fffe\U0001ffff\U000e0000-\U0010ffff]"
+)
+_MANY_LINES = re.compile(r"\n{3,}")
+
+
+def text_of_html(source: str, limit: int = MAX_TEXT) -> str:
+    """Readable text of an HTML fragment, paragraphs apart by an empty line.
+
+    No script, no style, no attribute of any tag comes through. Text without markup stays as it is.
+    """
+    if not _MARKUP.search(source):
+        return paragraphs(source, limit)
+    bare = source[: limit * HTML_PER_TEXT].replace(_PARAGRAPH, "").replace(_LINE, "")
+    marked = _PARAGRAPHS.sub(f"{_PARAGRAPH}<", bare)
+    marked = _CELLS.sub(" <", _LINES.sub(f"{_LINE}<", marked))
+    tree = LexborHTMLParser(marked)
+    tree.strip_tags(list(_UNSEEN))
+    body = tree.body
+    text = body.text(deep=True, separator="") if body is not None else ""
+    text = text.replace("\n", " ").replace(_PARAGRAPH, "\n\n").replace(_LINE, "\n")
+    return paragraphs(text, limit)
+
+
+def paragraphs(text: str, limit: int = MAX_TEXT) -> str:
+    """Plain text with invisible characters gone, single spaces, at most one empty line.
+
+    At most `limit` characters of it.
+    """
+    lines = "\n".join([visible(" ".join(line.split())).strip() for line in text.splitlines()])
+    return _MANY_LINES.sub("\n\n", lines).strip()[:limit].rstrip()
+
+
+def one_line(text: str, limit: int = MAX_TITLE) -> str:
+    """A title: one line of visible characters."""
+    line = visible(" ".join(text[: limit * 20].split())).strip()
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def visible(text: str) -> str:
+    """Remove what cannot be seen from one line."""
+    if text.isascii() and text.isprintable():
+        return text
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+
+
+def safe_link(link: str, base: str = "") -> str:
+    """An http or https address, made absolute; "" for anything else.
+
+    Args:
+        link: as the feed has it.
+        base: the feed's own address.
+    """
+    bare = "".join(visible(html.unescape(link)).split())
+    if not bare or len(bare) > MAX_LINK:
+        return ""
+    try:
+        whole = urljoin(base, bare)
+        parts = urlsplit(whole)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None:
+        return ""
+    return whole if len(whole) <= MAX_LINK and not re.search(r"[\s<>\"'`\\]", whole) else ""

@@ -1,0 +1,110 @@
+"""Dates of feeds as ISO 8601: also those that name days and months in Spanish or Portuguese."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from calendar import timegm
+from datetime import UTC, datetime, timedelta, timezone
+
+AHEAD = timedelta(days=2)  # a feed's clock may be wrong; more than that is no date of an entry
+EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        (
+            "ene enero jan janeiro january",
+            "feb febrero fev fevereiro february",
+            "mar marzo marco march",
+            "abr abril apr april",
+            "may mayo mai maio",
+            "jun junio junho june",
+            "jul julio julho july",
+            "ago agosto aug august",
+            "sep sept set septiembre setiembre setembro september",
+            "oct octubre out outubro october",
+            "nov noviembre novembro november",
+            "dic diciembre dez dezembro dec december",
+        ),
+        start=1,
+    )
+    for name in names.split()
+}
+_NAMED = re.compile(
+    r"\b(\d{1,2})(?:º|o)?[\s.\-/]+(?:de\s+)?([a-z]{3,10})\.?,?[\s.\-/]+(?:de[l]?\s+)?(\d{4})\b"
+)
+_NAMED_FIRST = re.compile(r"\b([a-z]{3,10})\.?\s+(\d{1,2}),?\s+(?:de\s+)?(\d{4})\b")
+_ISO = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:\b|t)")
+_DAY_FIRST = re.compile(r"\b(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})\b")
+_CLOCK = re.compile(r"(?<!\d)(\d{1,2})[:h](\d{2})(?::(\d{2}))?")
+_ZONE = re.compile(r"(?:\b(?:gmt|utc|z)\b|([+-])(\d{2}):?(\d{2}))\s*$")
+
+
+def read_date(parsed: time.struct_time | None, text: str, now: datetime) -> str:
+    """ISO 8601 in UTC, or "" where there is no date that an entry could have.
+
+    Args:
+        parsed: what the feed's parser made of it, UTC.
+        text: as it stands in the feed.
+        now: later dates are not believed.
+    """
+    moment = _of_struct(parsed) or _of_text(text[:200])
+    if moment is None or not EARLIEST <= moment <= now + AHEAD:
+        return ""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _of_struct(parsed: time.struct_time | None) -> datetime | None:
+    if parsed is None:
+        return None
+    try:
+        return datetime.fromtimestamp(timegm(parsed), UTC)
+    except (ValueError, OverflowError, OSError, TypeError):
+        return None
+
+
+def _of_text(text: str) -> datetime | None:
+    flat = unicodedata.normalize("NFKD", text.strip().lower())
+    flat = "".join([mark for mark in flat if not unicodedata.combining(mark)])
+    day = _day(flat)
+    if day is None:
+        return None
+    hour, minute, second = _clock(flat)
+    try:
+        return datetime(*day, hour, minute, second, tzinfo=_zone(flat))
+    except ValueError:
+        return None
+
+
+def _day(flat: str) -> tuple[int, int, int] | None:
+    """Year, month, day."""
+    for match in _NAMED.finditer(flat):
+        if match[2] in _MONTHS:
+            return int(match[3]), _MONTHS[match[2]], int(match[1])
+    for match in _NAMED_FIRST.finditer(flat):
+        if match[1] in _MONTHS:
+            return int(match[3]), _MONTHS[match[1]], int(match[2])
+    if (iso := _ISO.search(flat)) is not None:
+        return int(iso[1]), int(iso[2]), int(iso[3])
+    if (numbers := _DAY_FIRST.search(flat)) is not None:
+        day, month = int(numbers[1]), int(numbers[2])
+        if month > 12 >= day:  # 08/25/2025 can only be meant the other way round
+            day, month = month, day
+        return int(numbers[3]), month, day
+    return None
+
+
+def _clock(flat: str) -> tuple[int, int, int]:
+    match = _CLOCK.search(flat)
+    if match is None:
+        return 0, 0, 0
+    return int(match[1]), int(match[2]), int(match[3] or 0)
+
+
+def _zone(flat: str) -> timezone:
+    match = _ZONE.search(flat)
+    if match is None or match[1] is None:
+        return UTC
+    offset = timedelta(hours=min(int(match[2]), 23), minutes=min(int(match[3]), 59))
+    return timezone(-offset if match[1] == "-" else offset)

@@ -1,0 +1,151 @@
+"""What a feed brought, into the corpus: new, changed or known already. Pure of any network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from rag.documents import Document
+from rag.ingest.corpus import Corpus, Known
+from rag.ingest.entries import Entry, FeedContent
+from rag.ingest.feed_state import FeedState, save_state
+from rag.ingest.feeds import Feed
+from rag.ingest.identity import document_id
+from rag.ingest.topics import matching, unique
+from rag.ingest.twins import find_twin
+
+TOPIC_CHARACTERS = 20_000  # of a text, in which topics are looked for
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What of a feed is wanted, and how.
+
+    Attributes:
+        topics: searched in every entry beside the feed's own.
+        languages: entries in others are left out; () keeps all. Those in no known one stay.
+        max_items: of one feed.
+        is_forced: feeds that are not due are asked too, and what has not changed is read again.
+    """
+
+    topics: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    max_items: int = 500
+    is_forced: bool = False
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """How many entries were new, changed, or in the corpus already; `left_out` by language.
+
+    `matched` counts among the new ones those about a topic.
+    """
+
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    left_out: int = 0
+    matched: int = 0
+
+
+NOTHING = Harvest()
+
+
+def bring_in(
+    corpus: Corpus,
+    feed: Feed,
+    content: FeedContent,
+    wishes: Wishes,
+    state: FeedState,
+    now: datetime,
+) -> Harvest:
+    """Write a feed's entries and its state, both or neither.
+
+    Args:
+        corpus: written to.
+        feed: whose entries they are.
+        content: what was read.
+        wishes: what is wanted of it.
+        state: to be kept; the counts of new entries are added here.
+        now: ISO time of the ingest.
+    """
+    harvest, seen = Harvest(), set[str]()
+    with corpus.batch():
+        for entry in content.entries:
+            name = document_id(feed.key, entry.key or entry.sha256)
+            if name in seen:
+                continue
+            seen.add(name)
+            if wishes.languages and entry.language and entry.language not in wishes.languages:
+                harvest = replace(harvest, left_out=harvest.left_out + 1)
+                continue
+            document = _document(feed, content, entry, wishes, name, now)
+            harvest = counted(harvest, _put(corpus, document, entry), bool(document.topics))
+        judged = replace(
+            state,
+            title=content.title,
+            entries=len(content.entries),
+            processed=state.processed + harvest.new,
+            matched=state.matched + harvest.matched,
+        )
+        save_state(corpus, feed.key, judged)
+    return harvest
+
+
+def put_again(corpus: Corpus, document: Document, known: Known, sketch: str | None) -> str:
+    """Write a document that is known, as far as anything about it is different.
+
+    Returns:
+        "same" or "changed": the latter by its text alone.
+    """
+    if known.sha256 != document.sha256:
+        corpus.put(replace(document, revision=known.revision + 1), sketch)
+        return "changed"
+    if known.is_for_training != document.is_for_training:
+        corpus.put(replace(document, revision=known.revision), sketch)
+    return "same"
+
+
+def _put(corpus: Corpus, document: Document, entry: Entry) -> str:
+    known = corpus.known(document.id)
+    if known is not None:
+        return put_again(corpus, document, known, entry.sketch)
+    if find_twin(corpus, entry, document.id, document.source):
+        return "same"
+    corpus.put(document, entry.sketch)
+    return "new"
+
+
+def counted(harvest: Harvest, outcome: str, is_match: bool) -> Harvest:
+    """One more "new", "changed" or "same" document; `is_match`: it is about a topic."""
+    if outcome == "new":
+        return replace(harvest, new=harvest.new + 1, matched=harvest.matched + is_match)
+    if outcome == "changed":
+        return replace(harvest, changed=harvest.changed + 1)
+    return replace(harvest, same=harvest.same + 1)
+
+
+def _document(
+    feed: Feed, content: FeedContent, entry: Entry, wishes: Wishes, name: str, now: datetime
+) -> Document:
+    topics = unique((*feed.topics, *wishes.topics))
+    moment = now.isoformat(timespec="seconds")
+    return Document(
+        id=name,
+        revision=1,
+        sha256=entry.sha256,
+        kind="feed",
+        source=feed.url,
+        source_name=feed.name or content.title or feed.host,
+        title=entry.title,
+        text=entry.text,
+        link=entry.link,
+        published=entry.published or moment,
+        is_date_guessed=not entry.published,
+        language=entry.language,
+        topics=matching(topics, f"{entry.title}\n{entry.text[:TOPIC_CHARACTERS]}"),
+        ingested_at=moment,
+        priority=feed.priority,
+        licence=entry.licence,
+        is_for_training=feed.train,
+    )

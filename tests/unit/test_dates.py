@@ -1,0 +1,50 @@
+"""Dates of feeds: what feedparser reads, what it does not, and what no entry can have."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from rag.ingest.dates import read_date
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Mar, 05 Ago 2025", "2025-08-05T00:00:00+00:00"),
+        ("martes, 5 de agosto de 2025", "2025-08-05T00:00:00+00:00"),
+        ("05/08/2025", "2025-08-05T00:00:00+00:00"),
+        ("08/25/2025", "2025-08-25T00:00:00+00:00"),
+        ("Lun, 01 Dic 2025 09:30:00 +0100", "2025-12-01T08:30:00+00:00"),
+        ("Miércoles 3 de septiembre del 2025, 18h05", "2025-09-03T18:05:00+00:00"),
+        ("ter, 07 out 2025 10:00:00 -0300", "2025-10-07T13:00:00+00:00"),
+        ("1º de março de 2025", "2025-03-01T00:00:00+00:00"),
+        ("agosto 5, 2025", "2025-08-05T00:00:00+00:00"),
+        ("2025-08-05T10:00:00Z", "2025-08-05T10:00:00+00:00"),
+        ("2025.08.05", "2025-08-05T00:00:00+00:00"),
+        ("ayer", ""),
+        ("31/31/2025", ""),
+        ("5 de brumario de 2025", ""),
+        ("", ""),
+        ("5 de agosto de 2035", ""),
+        ("5 de agosto de 1925", ""),
+        ("25:99 05/08/2025", ""),
+    ],
+)
+def test_spanish_and_portuguese_dates_are_understood(text: str, expected: str) -> None:
+    assert read_date(None, text, NOW) == expected
+
+
+def test_what_the_parser_read_goes_before_the_text() -> None:
+    parsed = time.struct_time((2025, 8, 5, 10, 0, 0, 1, 217, 0))
+    assert read_date(parsed, "06/08/2025", NOW) == "2025-08-05T10:00:00+00:00"
+
+
+def test_a_date_that_cannot_be_is_none() -> None:
+    for year in (0, 1, 9999):
+        parsed = time.struct_time((year, 1, 1, 0, 0, 0, 0, 1, 0))
+        assert read_date(parsed, "", NOW) == ""
