@@ -15,7 +15,7 @@ from typing import Annotated
 import click
 import typer
 
-from client import cli_files, cli_node, cli_privacy, cli_tor, cli_training
+from client import cli_files, cli_node, cli_privacy, cli_rag, cli_tor, cli_training
 from client.cli_output import Cli, fail
 from federation import redaction
 from federation.errors import ConscienceError
@@ -65,6 +65,7 @@ def build() -> typer.Typer:
     cli_node.add_commands(app)
     cli_training.add_commands(app)
     cli_tor.add_commands(app)
+    cli_rag.add_commands(app)
     cli_files.add_commands(app)
     cli_privacy.add_commands(app)
     return app

@@ -40,6 +40,9 @@ class NodeConfig(settings.Settings):
         outbox_max_mb: room for packages without a verdict; where it is short, the oldest that have
             not been sent are given up. What was sent stays until its verdict.
         max_package_age_days: packages waiting longer than this expire.
+        embedder: makes the vectors of retrieval: a folder or a hub id; "" is the embedded one if it
+            is installed, "none" is words alone.
+        embedder_threads: processors it may use; 0 is half of them, at most 4.
         use_tor: true: whatever uses the network goes through Tor or fails; false: nothing does,
             and the server must not be an onion service; null: true if the server is one.
         tor: which tor, and how it reaches the network.
@@ -67,6 +70,8 @@ class NodeConfig(settings.Settings):
     coding: Literal["bf16", "int8"] = "bf16"
     outbox_max_mb: int = Field(default=512, ge=1)
     max_package_age_days: float = Field(default=14.0, gt=0)
+    embedder: str = ""
+    embedder_threads: int = Field(default=0, ge=0, le=256)
     use_tor: bool | None = None
     tor: TorSettings = Field(default_factory=TorSettings)
     start_jitter_s: float = Field(default=20.0, ge=0, le=7200)
@@ -151,6 +156,16 @@ class NodeHome:
     def datasets(self) -> Path:
         """Local texts."""
         return self.root / "datasets"
+
+    @property
+    def corpus(self) -> Path:
+        """What ingest gathered: rows of `rag.corpus_rows`."""
+        return self.root / DEFAULT_DATA
+
+    @property
+    def rag(self) -> Path:
+        """The store of retrieval and its index; both can be made again from the corpus."""
+        return self.root / "rag"
 
     @property
     def models(self) -> Path:

@@ -1,8 +1,8 @@
 """Makes the catalogues of what a volunteer reads: python scripts/messages.py [--check].
 
-Collects every `_("…")` of client/ and federation/, updates federation/locale/es (translations are
-kept, texts that are gone are dropped) and compiles it. With --check it changes nothing and fails
-if a text lacks its translation. Translate in the .po file, then run this again.
+Collects every `_("…")` of client/, rag/ and federation/, updates federation/locale/es
+(translations are kept, texts that are gone are dropped) and compiles it. With --check it changes
+nothing and fails if a text lacks its translation. Translate in the .po file, then run this again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parent.parent
-SPOKEN = ("client", "federation")
+SPOKEN = ("client", "rag", "federation")
 LOCALE = ROOT / "federation" / "locale"
 DOMAIN = "conscienceai"
 TRANSLATIONS = ("es",)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("client", "server", "strategies", "rag", "federation", "scripts", "tests")
-SPOKEN = ("client", "federation")
+SPOKEN = ("client", "rag", "federation")
 CATALOGUES = ROOT / "federation" / "locale"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
