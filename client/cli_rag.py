@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,6 +104,9 @@ def reindex(
 
 
 def _library(cli: Cli, *, allow_download: bool = False) -> Library:
+    # Before numpy is imported: its BLAS would share a question's small products among all
+    # processors, which on a busy machine wait for one another (21 ms of CPU became 700).
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from rag.library import Library
 
     config = cli.config()

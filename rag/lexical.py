@@ -12,6 +12,8 @@ from rag.store import Store
 
 POOL = 100
 AROUND = 0.5  # weight of a word that only the neighbouring chunks have
+FEW, MANY = 1_000, 20_000  # chunks; below the first nothing is saved
+HALF_IDF, RARE_IDF = math.log(2) + 1e-9, math.log(8)  # of stems that a half, an eighth have
 MAX_TERMS = 48  # of a language; of a longer question the rarest are searched
 
 
@@ -43,6 +45,21 @@ def ask(store: Store, question: str) -> Asked:
     return Asked(kept, idf, chunks)
 
 
+def searched(asked: Asked) -> list[str]:
+    """Stems whose lists are read: long ones cost most of the time and say least.
+
+    FTS5 counts nothing for a stem that half of the chunks have; in a large store, those that an
+    eighth have are passed over too if at least two rarer ones are asked for.
+    """
+    terms = [term for terms in asked.terms.values() for term in terms]
+    if asked.chunks < FEW:
+        return terms
+    rare = [term for term in terms if asked.idf[term] > RARE_IDF]
+    if asked.chunks >= MANY and len({term.partition(":")[2] for term in rare}) >= 2:
+        return rare
+    return [term for term in terms if asked.idf[term] > HALF_IDF] or terms
+
+
 def languages(store: Store) -> list[str]:
     """Languages whose stems the store has."""
     known = [*stems.ALGORITHMS, stems.OTHER]
@@ -58,7 +75,7 @@ def search(
     Returns:
         Number of the chunk and its BM25 (>= 0, FTS5's with the sign turned).
     """
-    terms = [term for terms in asked.terms.values() for term in terms]
+    terms = searched(asked)
     if not terms:
         return []
     join = ""

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from federation.errors import ConscienceError, ModelError
+from federation.errors import ModelError
 from federation.language import _
-from rag import embedders, index, upkeep, vectors
+from rag import embedders, index, quick_bert, upkeep, vectors
 from rag.chunks import Cutter
 from rag.dense import Embeds, VectorSearch
 from rag.embedders import EmbedderChoice
@@ -28,6 +29,9 @@ from rag.index import IndexStamp
 from rag.passages import Found
 from rag.retrieve import Retriever
 from rag.store import Store
+
+if TYPE_CHECKING:
+    from rag.embedding import Encoder
 
 Report = Callable[[str, int, int], None]
 """Told of a step ("reading", "cutting", "embedding"), how much is done, and of how much."""
@@ -96,6 +100,7 @@ class Library:
         self._corpus = corpus
         self._threads = threads
         self._failure: ModelError | None = None
+        self._encoder: Encoder | None = None
         try:
             self.choice = embedders.choose(embedder, allow_download=allow_download)
         except ModelError as err:  # words are searched all the same
@@ -127,7 +132,10 @@ class Library:
     @cached_property
     def cutter(self) -> Cutter:
         """Cuts documents."""
-        return embedders.cutter_of(self.choice)
+        try:
+            return embedders.cutter_of(self.choice)
+        except ModelError:  # the notes say that the embedder does not load
+            return Cutter()
 
     def warm(self) -> None:
         """Begin to load the embedder, if its vectors are searched."""
@@ -290,16 +298,22 @@ class Library:
         space = vectors.find_space(self.store, stamp)
         if space and not vectors.missing(self.store, space):
             return 0
-        encoder = self._dense.encoder()
-        if encoder is None:
-            raise self._dense.failure or ConscienceError(_("the embedder does not load"))
         return upkeep.embed_missing(
             self.store,
             stamp,
-            encoder,
+            self._passages_encoder(),
             until=until,
             report=partial(report, "embedding"),
         )
+
+    def _passages_encoder(self) -> Encoder:
+        from rag import embedding
+
+        if self._encoder is None:
+            if self.choice is None:
+                raise ModelError(_("the embedder does not load"))
+            self._encoder = embedding.load(self.choice, threads=self._threads)
+        return self._encoder
 
     def _vector_search(
         self, choice: EmbedderChoice | None, patience_s: float | None
@@ -308,9 +322,9 @@ class Library:
             return None
 
         def load() -> Embeds:
-            from rag import embedding
-
-            return embedding.load(choice, threads=self._threads)
+            if quick_bert.can_run(choice):
+                return quick_bert.load(choice)
+            return self._passages_encoder()
 
         stamp = choice.stamp
         return VectorSearch(stamp.to_json(), stamp.name, load, patience_s=patience_s)

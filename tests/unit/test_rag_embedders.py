@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ import torch
 import transformers
 
 from federation.errors import ModelError
-from rag import embedders, embedding
+from rag import embedders, embedding, quick_bert
 from rag.chunks import Cutter
 from tests.corpora import document
 from tests.tiny_encoder import DIM, make_tiny_encoder
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["El volcán de La Palma.", "Corals bleach when the water is too warm.", "mar", ""]
 
 
@@ -47,6 +50,47 @@ def test_vectors_are_those_of_the_models_own_pooling(tmp_path: Path, pooling: st
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     for vector, text in zip(found, TEXTS, strict=True):
         assert np.allclose(vector, reference(folder, text, pooling), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_a_question_has_the_same_vector_without_torch(tmp_path: Path, pooling: str) -> None:
+    prompts = {"query": "query: "}
+    choice = chosen(make_tiny_encoder(tmp_path / "e", pooling=pooling, prompts=prompts))
+    assert quick_bert.can_run(choice)
+    texts = [*TEXTS, "corals " * 400]
+    quick, whole = quick_bert.load(choice), embedding.load(choice, threads=1)
+    assert np.allclose(quick.encode(texts, "query"), whole.encode(texts, "query"), atol=2e-5)
+    assert np.allclose(quick.encode(texts, "passage"), whole.encode(texts, "passage"), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_act": "relu"}, {"position_embedding_type": "relative_key"}, {"model_type": "mpnet"}],
+)
+def test_what_is_no_plain_bert_is_left_to_transformers(
+    tmp_path: Path, change: dict[str, str]
+) -> None:
+    folder = make_tiny_encoder(tmp_path / "e")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    assert not quick_bert.can_run(chosen(folder))
+
+
+def test_a_question_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    folder = make_tiny_encoder(tmp_path / "e")
+    code = (
+        "import sys; from rag import embedders, quick_bert; "
+        "quick_bert.load(embedders.choose(sys.argv[1])).encode(['mar'], 'query'); "
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == "[]"
 
 
 def test_prompts_stand_before_questions_and_passages(tmp_path: Path) -> None:
@@ -154,6 +198,8 @@ def test_weights_that_are_incomplete_do_not_load(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(ModelError, match="weights are missing"):
         embedding.load(chosen(folder), threads=1)
+    with pytest.raises(ModelError, match="does not load"):
+        quick_bert.load(chosen(folder))
     (folder / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="does not load"):
         embedding.load(chosen(folder), threads=1)
@@ -197,4 +243,5 @@ def test_the_embedded_model_finds_the_nearer_of_two_texts() -> None:
     question = encoder.encode(["Why do reefs lose their colour?"], "query")[0]
     reefs, holes = encoder.encode([TEXTS[1], "A black hole bends the light."], "passage")
     assert question @ reefs > question @ holes + 0.2
-    assert encoder.encode(TEXTS, "passage").shape == (4, 384)
+    quick = quick_bert.load(choice).encode(TEXTS, "query")
+    assert np.allclose(encoder.encode(TEXTS, "query"), quick, atol=1e-6)

@@ -16,6 +16,7 @@ from rag.chunks import Cutter
 from rag.dense import VectorSearch
 from rag.documents import Document
 from rag.filters import Filters
+from rag.lexical import Asked
 from rag.retrieve import Retriever
 from rag.store import Store
 from tests.corpora import TEXTS, document
@@ -205,6 +206,18 @@ def test_evidence_is_as_it_is_defined(store: Store) -> None:
     assert evidence.bm25 == max(p.bm25 for p in found.passages)
     assert math.isclose(evidence.ratio, evidence.bm25 / total)
     assert math.isclose(evidence.coverage, 2 * idf(2) / total)
+
+
+def test_stems_that_half_of_many_chunks_have_are_not_read() -> None:
+    idf = {"es:comun": 0.5, "es:usual": 1.5, "es:lava": 4.0, "en:lava": 9.0, "es:volcan": 5.0}
+    terms = {"es": ["es:comun", "es:usual", "es:lava", "es:volcan"], "en": ["en:lava"]}
+    every = [*terms["es"], "en:lava"]
+    assert lexical.searched(Asked(terms, idf, 100)) == every
+    assert lexical.searched(Asked(terms, idf, 10_000)) == every[1:]
+    assert lexical.searched(Asked(terms, idf, 100_000)) == every[2:]
+    few = {"es": ["es:comun", "es:usual", "es:lava"], "en": ["en:lava"]}
+    assert lexical.searched(Asked(few, idf, 100_000)) == ["es:usual", "es:lava", "en:lava"]
+    assert lexical.searched(Asked({"es": ["es:comun"]}, idf, 100_000)) == ["es:comun"]
 
 
 def test_a_very_long_question_is_searched_by_its_rarest_stems(store: Store) -> None:
