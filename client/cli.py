@@ -22,6 +22,7 @@ from client import (
     cli_memory,
     cli_node,
     cli_privacy,
+    cli_rag,
     cli_tor,
     cli_training,
 )
@@ -75,6 +76,7 @@ def build() -> typer.Typer:
     cli_ingest.add_commands(app)
     cli_training.add_commands(app)
     cli_tor.add_commands(app)
+    cli_rag.add_commands(app)
     cli_files.add_commands(app)
     cli_privacy.add_commands(app)
     cli_chat.add_commands(app)

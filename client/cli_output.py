@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from federation.language import _
 from federation.redaction import redact
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from client.config import NodeConfig, NodeHome
     from client.cycle import Report
     from client.training_plan import Progress as TrainingProgress
@@ -95,6 +97,32 @@ def progress_bar() -> Iterator[Report]:
                 bar.update(
                     task, total=progress.steps, completed=progress.step, facts=_facts(progress)
                 )
+
+        yield report
+
+
+@contextmanager
+def steps_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr for named steps; nothing is drawn before the first report."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    names = {"reading": _("reading"), "cutting": _("cutting"), "embedding": _("embedding")}
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(step: str, done: int, of: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(names.get(step, step), total=of)
+            bar.update(tasks[step], completed=done, total=of)
 
         yield report
 

@@ -41,6 +41,9 @@ class NodeConfig(settings.Settings):
         outbox_max_mb: room for packages without a verdict; where it is short, the oldest that have
             not been sent are given up. What was sent stays until its verdict.
         max_package_age_days: packages waiting longer than this expire.
+        embedder: makes the vectors of retrieval: a folder or a hub id; "" is the embedded one if it
+            is installed, "none" is words alone.
+        embedder_threads: processors it may use; 0 is half of them, at most 4.
         use_tor: true: whatever uses the network goes through Tor or fails; false: nothing does,
             and the server must not be an onion service; null: true if the server is one.
         tor: which tor, and how it reaches the network.
@@ -73,6 +76,8 @@ class NodeConfig(settings.Settings):
     coding: Literal["bf16", "int8"] = "bf16"
     outbox_max_mb: int = Field(default=512, ge=1)
     max_package_age_days: float = Field(default=14.0, gt=0)
+    embedder: str = ""
+    embedder_threads: int = Field(default=0, ge=0, le=256)
     use_tor: bool | None = None
     tor: TorSettings = Field(default_factory=TorSettings)
     feeds: FeedSettings = Field(default_factory=FeedSettings)
@@ -186,6 +191,11 @@ class NodeHome:
     def feed_stats(self) -> Path:
         """JSON: how each feed fared in the last ingest."""
         return self.runs / "rss_stats.json"
+
+    @property
+    def rag(self) -> Path:
+        """The store of retrieval and its index; both can be made again from the corpus."""
+        return self.root / "rag"
 
     @property
     def models(self) -> Path:

