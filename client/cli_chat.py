@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from client.config import NodeConfig
     from rag.answer.events import Question
     from rag.answer.result import Answer
+    from rag.answer.search import Search
     from rag.chat.session import Conversation
 
 # --set KEY=VALUE: how a question is asked, how the next token is drawn, how the talk is kept.
@@ -51,18 +52,22 @@ def chat(
     ] = False,
 ) -> None:
     """Chat."""
+    from client import cli_output as output
+    from client import library
+
     cli: Cli = context.obj
     asked, drawn, kept = parse(values or [])
     config = cli.config(answer_style=kept.pop("style", None), model=kept.pop("model", None))
-    talk = _conversation(cli, config, session, kept)
     question = _question(asked, drawn)
-    if once or text or not sys.stdin.isatty():
-        for line in _lines(text, once=once):
-            _print(talk.answer(replace(question, text=line)), as_json=as_json)
-        return
-    from client.chat_terminal import Terminal
+    with library.searching(cli.home, config, output.talk) as search:
+        talk = _conversation(cli, config, session, kept, search)
+        if once or text or not sys.stdin.isatty():
+            for line in _lines(text, once=once):
+                _print(talk.answer(replace(question, text=line)), as_json=as_json)
+            return
+        from client.chat_terminal import Terminal
 
-    Terminal(talk, question).run()
+        Terminal(talk, question).run()
 
 
 def parse(values: list[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -113,12 +118,13 @@ def _question(asked: dict[str, Any], drawn: dict[str, Any]) -> Question:
     return Question("", top_k=passages, sampling=sampling, **asked)
 
 
-def _conversation(cli: Cli, config: NodeConfig, session: str, kept: dict[str, Any]) -> Conversation:
+def _conversation(
+    cli: Cli, config: NodeConfig, session: str, kept: dict[str, Any], search: Search | None
+) -> Conversation:
     from client.cli_memory import find
-    from client.knowledge import open_memory, open_responder, open_search
+    from client.knowledge import open_memory, open_responder
     from rag.chat.session import Conversation
 
-    search = open_search(cli.home, config)
     responder = open_responder(cli.home, config, search=search)
     memory = open_memory(cli.home, config) if kept.get("memory", True) else None
     talk = Conversation(responder, memory, train=kept.get("train", False))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_output import Cli, emit, table, talk
+from client.cli_output import Cli, emit, steps_bar, table, talk
+from federation.errors import ConscienceError
 from federation.language import _
 
 if TYPE_CHECKING:
@@ -78,15 +79,23 @@ def ingest(  # noqa: PLR0913 (the options of one command)
             summary = ingesting.take_feeds(
                 cli.home, config, places, judgement, is_forced=force, ears=ears
             )
-    follow(cli, places.corpus)
     _tell(summary)
+    if places.corpus == cli.home.corpus:
+        _follow(cli)
     emit(summary.to_json(), _line(summary), as_json=as_json)
     if summary.is_failure:
         raise typer.Exit(1)
 
 
-def follow(cli: Cli, corpus: Path) -> None:
-    """Bring up to date what is made of the corpus. The store is brought up to date here."""
+def _follow(cli: Cli) -> None:
+    """Make what is new searchable; if another process is at it, that one does."""
+    from client.library import bring_up_to_date
+
+    try:
+        with steps_bar() as report:
+            bring_up_to_date(cli.home, cli.config(), talk, report)
+    except ConscienceError as err:
+        talk(err.message)
 
 
 def list_feeds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,8 +87,10 @@ def reindex(
     as_json: Annotated[bool, typer.Option("--json", help=_("Print JSON."))] = False,
 ) -> None:
     """Make passages, vectors and index anew where needed; searches go on meanwhile."""
+    from client.feeds_way import needs_tor
+
     cli: Cli = context.obj
-    if download and cli.config().use_tor:
+    if download and needs_tor(cli.home, cli.config()):
         raise UsageError(
             _("an embedder cannot be fetched through Tor"),
             hint=_("Fetch it on another machine and set `embedder` to its folder."),
@@ -104,19 +105,9 @@ def reindex(
 
 
 def _library(cli: Cli, *, allow_download: bool = False) -> Library:
-    # Before numpy is imported: its BLAS would share a question's small products among all
-    # processors, which on a busy machine wait for one another (21 ms of CPU became 700).
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from rag.retrieval.library import Library
+    from client.library import open_library
 
-    config = cli.config()
-    return Library(
-        cli.home.corpus,
-        cli.home.rag,
-        embedder=config.embedder,
-        threads=config.embedder_threads,
-        allow_download=allow_download,
-    )
+    return open_library(cli.home, cli.config(), allow_download=allow_download)
 
 
 def _follow(library: Library) -> None:

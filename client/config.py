@@ -43,6 +43,7 @@ class NodeConfig(settings.Settings):
         max_package_age_days: packages waiting longer than this expire.
         embedder: makes the vectors of retrieval: a folder or a hub id; "" is the embedded one if it
             is installed, "none" is words alone.
+        rag_corpus_path: corpus of retrieval, relative to the home; "" is what `ingest` writes.
         embedder_threads: processors it may use; 0 is half of them, at most 4.
         use_tor: true: whatever uses the network goes through Tor or fails; false: nothing does,
             and the server must not be an onion service; null: true if the server is one.
@@ -77,6 +78,7 @@ class NodeConfig(settings.Settings):
     outbox_max_mb: int = Field(default=512, ge=1)
     max_package_age_days: float = Field(default=14.0, gt=0)
     embedder: str = ""
+    rag_corpus_path: str = ""
     embedder_threads: int = Field(default=0, ge=0, le=256)
     use_tor: bool | None = None
     tor: TorSettings = Field(default_factory=TorSettings)

@@ -108,11 +108,6 @@ def open_responder(
     return Responder(search, writer, _refusal(home), wish, model, language())
 
 
-def open_search(home: NodeHome, config: NodeConfig) -> Search | None:  # noqa: ARG001 - retrieval's
-    """The search over this node's corpus; None: this version has no retrieval yet."""
-    return None
-
-
 def open_memory(home: NodeHome, config: NodeConfig) -> Memory:
     """What was said on this node."""
     path = home.root / Path(config.memory_path).expanduser() if config.memory_path else home.memory

@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 
 from client.cli import run
-from client.config import HOME_VARIABLE, NodeConfig
+from client.config import HOME_VARIABLE
 from federation.errors import UsageError
 from federation.settings import PREFIX
-
-CORPUS_SETTING = "rag_corpus_path"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,15 +51,11 @@ def use_corpus(path: Path) -> None:
     """Point the node's corpus elsewhere, for this run.
 
     Raises:
-        UsageError: no such file, or this version has no retrieval that would read it.
+        UsageError: no such file.
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    if CORPUS_SETTING not in NodeConfig.model_fields:
-        raise UsageError(
-            "this version of conscienceai has no retrieval: --rag-corpus has no effect"
-        )
-    os.environ[f"{PREFIX}{CORPUS_SETTING.upper()}"] = str(path.absolute())
+    os.environ[f"{PREFIX}RAG_CORPUS_PATH"] = str(path.absolute())
 
 
 if __name__ == "__main__":

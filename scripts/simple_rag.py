@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from client.config import find_home, load_config
-from client.knowledge import open_search
-from federation.errors import ConscienceError, UsageError
+from client.library import searching
+from federation.errors import ConscienceError
 from rag.answer.clean import one_line
 
 
@@ -26,14 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     home = find_home(given.home)
-    search = open_search(home, load_config(home)[0])
-    if search is None:
-        raise UsageError("this version of conscienceai has no retrieval yet")
-    found = search.find(given.question, given.k)
+    with searching(home, load_config(home)[0], lambda note: print(note, file=sys.stderr)) as search:
+        passages = search.find(given.question, given.k).passages if search else ()
     if given.json:
-        print(json.dumps([asdict(passage) for passage in found.passages], ensure_ascii=False))
+        print(json.dumps([asdict(passage) for passage in passages], ensure_ascii=False))
         return 0
-    for n, passage in enumerate(found.passages, start=1):
+    for n, passage in enumerate(passages, start=1):
         print(f"[{n}] {passage.score:.3f} {one_line(passage.title)} {one_line(passage.link)}")
         print(f"    {one_line(passage.text)[:300]}")
     return 0

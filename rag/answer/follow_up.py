@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from rag.answer.prompt import Said
-from rag.answer.words import STOP, WORD
+from rag.answer.words import WORD
+from rag.retrieval.stop_words import BY_LANGUAGE
 
 _GOES_ON = re.compile(
     r"^[\s¿¡]*(?:y|e|pero|entonces|además|también|and|but|so|then|also|what about|how about"
@@ -36,5 +37,5 @@ def leans(question: str) -> bool:
     words = [word.lower() for word in WORD.findall(question)]
     if not words or len(words) > LONGEST:
         return False
-    small = STOP["es"] | STOP["en"]
+    small = BY_LANGUAGE["es"] | BY_LANGUAGE["en"]
     return bool(_GOES_ON.match(question)) or all(word in small for word in words)

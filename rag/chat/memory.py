@@ -21,7 +21,8 @@ from typing import Any, Literal
 from federation import durable
 from federation.errors import FormatError, UsageError
 from federation.language import _
-from rag.answer.words import STEMMERS, language_of, stems
+from rag.answer.words import language_of, stems
+from rag.retrieval.stems import ALGORITHMS
 
 VERSION = 1
 KEPT_TURNS = 100  # of each session
@@ -319,7 +320,8 @@ def _turn(row: sqlite3.Row) -> Turn:
 def _stems(text: str) -> list[str]:
     """By the rules of each language: a few words do not tell which one they are of."""
     language = language_of(text)
-    return [one for rules in STEMMERS for one in stems(text, language, stem_as=rules)]
+    found = (one for rules in ALGORITHMS for one in stems(text, language, stem_as=rules))
+    return [one.partition(":")[2] for one in found]  # without the mark of the language
 
 
 def _title(text: str) -> str:

@@ -90,7 +90,7 @@ class Reader:
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self._end()
-            root = str(Path(__file__).resolve().parents[1])
+            root = str(Path(__file__).resolve().parents[2])
             kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
             environment = kept | {
                 "PYTHONPATH": root,

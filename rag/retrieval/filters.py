@@ -15,14 +15,16 @@ class Filters:
         language: two letters, as documents have it.
         source: a part of the source's name or address, in any case.
         since: ISO date; documents published then or later.
+        without: id of a document to pass over.
     """
 
     language: str = ""
     source: str = ""
     since: str = ""
+    without: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.language or self.source or self.since)
+        return bool(self.language or self.source or self.since or self.without)
 
     def sql(self) -> tuple[str, list[object]]:
         """A condition over `documents`, beginning with AND, and its parameters."""
@@ -37,6 +39,9 @@ class Filters:
         if self.since:
             parts.append("AND documents.published_at >= ?")
             values.append(timestamp(self.since))
+        if self.without:
+            parts.append("AND documents.id <> ?")
+            values.append(self.without)
         return " ".join(parts), values
 
 

@@ -255,6 +255,14 @@ class Store:
         row = self.database.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
         return int(row[0])
 
+    def titles(self, limit: int) -> list[tuple[str, str]]:
+        """Title and id of at most `limit` documents that have a title, spread over all of them."""
+        rows = self.database.execute(
+            "SELECT title, id FROM documents WHERE title != '' ORDER BY number"
+        ).fetchall()
+        step = max(1, -(-len(rows) // limit))
+        return [(str(title), str(id_)) for title, id_ in rows[::step]]
+
     def newest(self) -> str:
         """Date of the newest document; "" without any."""
         row = self.database.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client import cli_chat, knowledge
+from client import cli_chat, library
 from client.chat_terminal import Terminal
 from client.cli import run
 from client.config import NodeConfig, NodeHome
@@ -186,7 +187,7 @@ def test_values_out_of_range_end_with_code_2(tmp_path: Path, wrong: str) -> None
 def test_once_with_json_gives_one_object(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knowledge, "open_search", lambda _home, _config: SmallSearch(NEWS))
+    monkeypatch.setattr(library, "searching", lambda *_: contextlib.nullcontext(SmallSearch(NEWS)))
     assert run(["--home", str(tmp_path / "n"), "chat", "--once", ASK, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["style"] == "extractive"

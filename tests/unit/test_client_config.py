@@ -52,6 +52,7 @@ OTHER_VALUES: dict[str, Any] = {
     "max_package_age_days": 2.0,
     "embedder": "/srv/encoder",
     "embedder_threads": 3,
+    "rag_corpus_path": "other.jsonl",
     "use_tor": True,
     "tor": TorSettings(mode="address", socks="127.0.0.1:9150"),
     "start_jitter_s": 60.0,

@@ -79,7 +79,7 @@ def test_what_is_no_plain_bert_is_left_to_transformers(
 def test_a_question_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
     folder = make_tiny_encoder(tmp_path / "e")
     code = (
-        "import sys; from rag import embedders, quick_bert; "
+        "import sys; from rag.retrieval import embedders, quick_bert; "
         "quick_bert.load(embedders.choose(sys.argv[1])).encode(['mar'], 'query'); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )

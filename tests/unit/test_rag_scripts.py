@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import chat_with_rag
 import pytest
 import simple_rag
 
-from client import knowledge
-from client.config import NodeConfig
+from client import library
 from federation.errors import UsageError
+from rag.corpus_rows import to_line
 from tests.small_search import SmallSearch, passage
+from tests.unit.test_corpus_rows import DOCUMENT
 
 NEWS = [
     passage("El tren de Toledo llegó tarde por la nieve.", title="Nieve"),
@@ -25,8 +28,8 @@ ASK = "¿Por qué llegó tarde el tren de Toledo?"
 @pytest.fixture
 def searched(monkeypatch: pytest.MonkeyPatch) -> SmallSearch:
     search = SmallSearch(NEWS)
-    monkeypatch.setattr(knowledge, "open_search", lambda _home, _config: search)
-    monkeypatch.setattr(simple_rag, "open_search", lambda _home, _config: search)
+    for module in (library, simple_rag):
+        monkeypatch.setattr(module, "searching", lambda *_: nullcontext(search))
     for name in ("CONSCIENCE_MEMORY_PATH", "CONSCIENCE_HOME"):
         monkeypatch.setenv(name, "")  # given back after the test
     return search
@@ -45,14 +48,25 @@ def test_the_chats_options_act(
     assert not (tmp_path / "n" / "memory").exists()
 
 
-def test_a_corpus_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
+def test_a_corpus_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no file"):
         chat_with_rag.use_corpus(tmp_path / "none.jsonl")
-    path = tmp_path / "corpus.jsonl"
-    path.touch()
-    if chat_with_rag.CORPUS_SETTING not in NodeConfig.model_fields:
-        with pytest.raises(UsageError, match="no retrieval"):
-            chat_with_rag.use_corpus(path)
+
+
+def test_another_corpus_is_searched_from_a_store_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("CONSCIENCE_MEMORY_PATH", "CONSCIENCE_HOME", "CONSCIENCE_RAG_CORPUS_PATH"):
+        monkeypatch.setenv(name, "")  # given back after the test
+    monkeypatch.setenv("CONSCIENCE_EMBEDDER", "none")
+    corpus, home = tmp_path / "corpus.jsonl", tmp_path / "n"
+    text = "El tren de Toledo llegó tarde por la nieve."
+    corpus.write_text(to_line(replace(DOCUMENT, text=text, title="Nieve")) + "\n")
+    common = ["--home", str(home), "--out-dir", str(tmp_path / "runs"), "--json"]
+    assert chat_with_rag.main([ASK, "--rag-corpus", str(corpus), *common]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["sources"][0]["title"] == "Nieve"
+    assert not (home / "rag" / "store.sqlite").exists()
 
 
 def test_looking_up_prints_passages(
