@@ -83,7 +83,8 @@ def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> Ada
         ),
         weigh=WeighPolicy(by=config.weigher, half_life=config.staleness_half_life),
     )
-    timing = Timing(collect_s=config.round_deadline_s)
+    hello_s = min(Timing.hello_s, config.round_deadline_s / 4)
+    timing = Timing(collect_s=config.round_deadline_s, hello_s=hello_s)
     return AdapterFedAvg(desk, work, gate, policy, timing)
 
 

@@ -125,7 +125,9 @@ class _Turn:
         else:
             text = phrase("nothing", self._language)
         if sources:
-            listed = [f"- {source.title or source.quote[:60]} [{source.n}]" for source in sources]
+            once = {source.document_id: source for source in reversed(sources)}
+            nearest = sorted(once.values(), key=lambda source: source.n)
+            listed = [f"- {source.title or source.quote[:60]} [{source.n}]" for source in nearest]
             text = "\n".join([text, phrase("nearest", self._language), *listed])
         reason = phrase("why nothing", self._language, p=f"{chance:.2f}", limit=LIMIT)
         yield self._token(text)

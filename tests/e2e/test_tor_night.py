@@ -34,7 +34,7 @@ def town(tor_network_8: PrivateTor, tmp_path_factory: pytest.TempPathFactory) ->
     tor = {"mode": "own", "torrc": str(tor_network_8.torrc_file)}
     made = Town(tmp_path_factory.mktemp("tor-town"), tor=tor)
     try:
-        limits = ("--set", f"round_deadline_s={DEADLINE_S}", "--set", "gate_max_tokens=64")
+        limits = ("--set", f"round_deadline_s={2 * DEADLINE_S}", "--set", "gate_max_tokens=64")
         made.start_server("--base", "semilla", "--quorum", "2", *limits)
         for name in NODES:
             made.join(name, rows_of(name), SETTINGS)

@@ -88,6 +88,16 @@ def test_an_answer_without_numbers_is_matched_and_labelled() -> None:
     assert answer.metrics["matched"] == 1
 
 
+def test_the_nearest_documents_are_named_once_each() -> None:
+    parts = [passage(f"La noticia {n} habla de huertas.", title="Huertas", id="a") for n in (1, 2)]
+    other = passage("Otra noticia, de molinos.", title="Molinos", id="b")
+    search = SmallSearch([*parts, other])
+    answer = Responder(search, None, START).answer(Question("¿Quién ganó el ajedrez, noticia?"))
+    assert answer.abstained
+    assert len(answer.sources) == 3
+    assert answer.answer.count("Huertas") == answer.answer.count("Molinos") == 1
+
+
 def test_what_the_sources_do_not_know_is_not_invented() -> None:
     writer = ScriptedWriter("invento")
     answer = responder(writer=writer).answer(Question("¿Quién ganó el mundial de ajedrez noticia?"))
