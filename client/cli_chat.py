@@ -34,7 +34,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(help=_("Talk with your sources and your model."))(chat)
 
 
-def chat(
+def chat(  # noqa: PLR0913 (the options of one command)
     context: typer.Context,
     text: Annotated[
         str, typer.Argument(help=_("The question; without one it is read from stdin."))
@@ -50,6 +50,13 @@ def chat(
     as_json: Annotated[
         bool, typer.Option("--json", help=_("Print JSON, a line an answer."))
     ] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help=_("Serve the page and the API on this machine."))
+    ] = False,
+    onion: Annotated[
+        bool, typer.Option("--onion", help=_("With --web: also for your devices, through Tor."))
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help=_("Of the page."))] = 5180,
 ) -> None:
     """Chat."""
     from client import cli_output as output
@@ -58,6 +65,13 @@ def chat(
     cli: Cli = context.obj
     asked, drawn, kept = parse(values or [])
     config = cli.config(answer_style=kept.pop("style", None), model=kept.pop("model", None))
+    if onion and not web:
+        raise UsageError(_("--onion is for the page: add --web."))
+    if web:
+        from client.chat_web import serve
+
+        serve(cli.home, config, port, output.say, onion=onion)
+        return
     question = _question(asked, drawn)
     with library.searching(cli.home, config, output.talk) as search:
         talk = _conversation(cli, config, session, kept, search)

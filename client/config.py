@@ -235,6 +235,11 @@ class NodeHome:
         return self.root / "memory" / "chat.sqlite"
 
     @property
+    def documents(self) -> Path:
+        """Files that were given to the chat's page."""
+        return self.root / "documents"
+
+    @property
     def refusal(self) -> Path:
         """When the corpus does not answer a question: fitted to it."""
         return self.root / "rag" / "refusal.json"

@@ -11,7 +11,7 @@ from rag.answer.result import Answer, Source
 from rag.passages import Passage
 
 if TYPE_CHECKING:
-    from federation.model.speak import Sampling
+    from federation.model.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Question:
         rag: whether sources are looked for.
         top_k: passages used.
         max_chars: of all passages together, at least one whole; 0 for no limit.
+        min_score: passages with less than this share of the best one's score are left out.
         anyway: answer even if the sources seem not to know.
         turns: of this conversation, oldest first.
         notes: earlier messages of the user, as passages (`note`).
         sampling: of a written answer; None for the usual one.
+        message_id: of the answer; "" makes one.
     """
 
     text: str
@@ -59,7 +61,9 @@ class Question:
     rag: bool = True
     top_k: int = 5
     max_chars: int = 0
+    min_score: float = 0.0
     anyway: bool = False
     turns: Sequence[Said] = ()
     notes: Sequence[Passage] = ()
     sampling: Sampling | None = None
+    message_id: str = ""

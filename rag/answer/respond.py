@@ -26,7 +26,7 @@ from rag.answer.words import language_of
 from rag.passages import Evidence, Found, Passage
 
 if TYPE_CHECKING:
-    from federation.model.speak import Sampling
+    from federation.model.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class _Turn:
                 self._quote(remembered, "remembered") if remembered else self._refuse(found, chance)
             )
             return
-        passages = _within(found.passages, self._asked.max_chars) if found else ()
+        near = _near(found.passages, self._asked.min_score) if found else ()
+        passages = _within(near, self._asked.max_chars)
         choice = self._choose(passages)
         if choice.style == "extractive":
             yield from self._quote(passages, "quoting", choice.reason)
@@ -102,6 +103,7 @@ class _Turn:
         self._metrics["retrieve_ms"] = self._elapsed()
         self._metrics |= {f"retrieve_{step}_s": took for step, took in found.seconds.items()}
         self._metrics |= _numbers(found.evidence)
+        self._metrics["terms"] = " ".join(found.terms)
         return found
 
     def _chance(self, found: Found | None) -> float:
@@ -165,7 +167,7 @@ class _Turn:
         return extraction.extract(self._query, passages, self._language)
 
     def _write(self, passages: Sequence[Passage], choice: Choice) -> Iterator[Event]:
-        from federation.model.speak import Sampling
+        from federation.model.sampling import Sampling
 
         writer = self._with.writer
         if writer is None:
@@ -239,7 +241,7 @@ class _Turn:
             metrics=dict(self._metrics),
             model=self._with.model,
             usage=usage,
-            message_id=secrets.token_hex(16),
+            message_id=self._asked.message_id or secrets.token_hex(16),
         )
 
     def _token(self, text: str) -> Token:
@@ -251,6 +253,11 @@ class _Turn:
 
 
 _NOTHING = Evidence(0, 0.0, 0.0, 0.0, None)
+
+
+def _near(passages: Sequence[Passage], min_score: float) -> Sequence[Passage]:
+    least = min_score * max((passage.score for passage in passages), default=0.0)
+    return [passage for passage in passages if passage.score >= least]
 
 
 def _within(passages: Sequence[Passage], max_chars: int) -> Sequence[Passage]:

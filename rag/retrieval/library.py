@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -168,6 +168,16 @@ class Library:
     def search(self, question: str, k: int = 3, filters: Filters = EVERYTHING) -> Found:
         """See `Retriever.search`; what was followed before is found."""
         return self._retriever.search(question, k, filters)
+
+    def embed(self, texts: Sequence[str]) -> tuple[str, list[list[float]]]:
+        """Name of the embedder, and a vector of length 1 for each text.
+
+        Raises:
+            ModelError: there is none, or it does not load.
+        """
+        if self.choice is None:
+            raise self._failure or ModelError(_("there is no embedder"))
+        return self.choice.stamp.name, self._passages_encoder().encode(texts, "passage").tolist()
 
     def keep_up(self, *, seconds: float | None = None, report: Report = _silent) -> int:
         """Make missing vectors and bring the index's file up to date; how many were made.

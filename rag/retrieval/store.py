@@ -263,6 +263,14 @@ class Store:
         step = max(1, -(-len(rows) // limit))
         return [(str(title), str(id_)) for title, id_ in rows[::step]]
 
+    def files(self) -> dict[str, tuple[str, int]]:
+        """Path of each file -> a title in it, and its chunks."""
+        rows = self.database.execute(
+            "SELECT d.source, min(d.title), count(*) FROM documents d "
+            "JOIN chunks c ON c.document = d.number WHERE d.kind = 'file' GROUP BY d.source"
+        )
+        return {str(source): (str(title), int(chunks)) for source, title, chunks in rows}
+
     def newest(self) -> str:
         """Date of the newest document; "" without any."""
         row = self.database.execute(

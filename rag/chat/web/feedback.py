@@ -1,0 +1,55 @@
+"""What the user thinks of answers: a line each, kept at home."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from federation import durable
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """Of one answer; a later one of the same answer replaces it."""
+
+    message_id: str
+    rating: Literal["up", "down"]
+    reason: str
+    ts: float
+
+
+class Feedback:
+    """Opinions in a JSON Lines file.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, message_id: str, rating: Literal["up", "down"], reason: str) -> None:
+        """Keep one; on disk when this returns."""
+        opinion = Opinion(message_id, rating, reason, time.time())
+        durable.append_line(self._path, json.dumps(asdict(opinion), ensure_ascii=False))
+
+    def of(self, message_ids: set[str]) -> dict[str, Opinion]:
+        """The last opinion of each of these answers that has one."""
+        if not self._path.is_file():
+            return {}
+        found: dict[str, Opinion] = {}
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # a line that was cut off
+                continue
+            if row["message_id"] in message_ids:
+                found[row["message_id"]] = Opinion(**row)
+        return found
+
+    def forget(self) -> None:
+        """Delete them all."""
+        self._path.unlink(missing_ok=True)
