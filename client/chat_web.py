@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -114,9 +116,27 @@ def application(home: NodeHome, config: NodeConfig, door: Door) -> Iterator[ASGI
             upkeep.close()
 
 
+class _Server(uvicorn.Server):
+    """Ends on a signal without raising it again: what is open around it is closed then."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handlers for the length of the block, where this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def server(app: ASGIApp) -> uvicorn.Server:
     """What serves it; nothing of a request is logged."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             http="h11",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +30,7 @@ VOLCANO = (
 )
 QUESTION = "¿Cuándo entró en erupción el volcán de La Palma?"
 WAIT_S = 30.0
+ROOT = Path(__file__).parents[2]
 
 
 class SlowWriter(ScriptedWriter):
@@ -319,6 +323,19 @@ def test_what_is_no_json_is_said_to_be_none(bench: Bench) -> None:
         assert answer.status_code == 400
 
 
+def test_r01_what_another_program_ingests_is_answered_from_at_once(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.fill()
+    assert bench.ask(QUESTION)["abstained"] is True
+    path = tmp_path / "volcan.txt"
+    path.write_text(VOLCANO, encoding="utf-8")
+    home = ["--home", str(bench.home.root)]
+    ingest = [sys.executable, "-m", "client", "ingest", "--path", str(path), *home]
+    subprocess.run(ingest, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    assert "2021" in bench.ask(QUESTION)["answer"]
+
+
 def test_a_feed_is_added_read_and_answered_from(bench: Bench) -> None:
     text = "La estación de Júpiter abrió en 2031 con doce personas."
     with FeedServer(pages={"/rss": ok(rss([item(1, description=text)]))}) as server:
@@ -353,3 +370,37 @@ def test_health_and_figures_say_the_truth(bench: Bench) -> None:
     figures = bench.client.get("/metrics").text
     assert "conscienceai_chat_answers_total 1" in figures
     assert 'conscienceai_chat_latency_ms{quantile="0.95"}' in figures
+
+
+def test_the_command_prints_its_link_serves_and_ends_on_a_signal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "client", "chat", "--web", "--port", "0"]
+    child = subprocess.Popen(
+        [*command, "--home", str(tmp_path / "node")],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    try:
+        found = re.search(r"(http://127\.0\.0\.1:\d+)/#token=(\S+)", child.stdout.readline())
+        assert found is not None
+        url, token = found.groups()
+        assert token in child.stdout.readline()  # the key for other programs
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as client:
+            until(lambda: client.get("/api/health").status_code == 200)
+            answer = client.post("/api/chat", json={"message": "hola"})
+            assert answer.json()["message_id"]
+            taken = subprocess.run(
+                [*command[:-1], url.rpartition(":")[2], "--home", str(tmp_path / "other")],
+                cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+            )  # fmt: skip
+            assert (taken.returncode, "is taken" in taken.stderr) == (1, True)
+    finally:
+        child.terminate()
+        said = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert token not in "".join(said)
+    logs = [path for path in (tmp_path / "node").rglob("*") if path.is_file()]
+    assert not [path for path in logs if token.encode() in path.read_bytes()]
+
+
+def test_the_onion_is_for_the_page_alone(tmp_path: Path) -> None:
+    assert run(["chat", "--onion", "--home", str(tmp_path / "node")]) == 2

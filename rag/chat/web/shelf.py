@@ -6,6 +6,7 @@ import asyncio
 from pathlib import PurePosixPath, PureWindowsPath
 
 from pydantic import Field
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -73,12 +74,7 @@ class Shelf:
         documents = self._services.documents
         if request.method == "GET":
             return JSONResponse(await asyncio.to_thread(documents.rows))
-        async with request.form(max_files=1, max_fields=4) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise HTTPException(422, "'file': it is missing")
-            body = await file.read(MAX_UPLOAD + 1)
-            label = label_of(file.filename or "")
+        label, body = await _upload(request)
         if len(body) > MAX_UPLOAD:
             raise HTTPException(413, f"a document has at most {MAX_UPLOAD} bytes")
         return JSONResponse(await asyncio.to_thread(documents.add, label, body), 201)
@@ -108,6 +104,22 @@ class Shelf:
         if found is None:
             raise HTTPException(404, "the text is no longer there")
         return JSONResponse(dict(found))
+
+
+async def _upload(request: Request) -> tuple[str, bytes]:
+    """Name and content of the form's file.
+
+    Raises:
+        HTTPException: 400, it is no form; 422, there is no file in it.
+    """
+    try:
+        async with request.form(max_files=1, max_fields=4) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise HTTPException(422, "'file': it is missing")
+            return label_of(file.filename or ""), await file.read(MAX_UPLOAD + 1)
+    except FormParserError as err:
+        raise HTTPException(400, "the form is damaged") from err
 
 
 def label_of(filename: str) -> str:

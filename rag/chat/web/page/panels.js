@@ -28,6 +28,7 @@ export async function feeds(place) {
   const list = el("div", { id: "feed-list" }), status = told();
   const url = field("feedUrl", { type: "url", required: true, maxlength: 2000, id: "feed-url" });
   const name = field("feedName", { maxlength: 200 }), topics = field("feedTopics", { maxlength: 500 });
+  url.label.className = "broad";
   const train = el("input", { type: "checkbox" });
   const form = el("form", { class: "grid" }, url.label, name.label, topics.label,
     el("div", {}, el("label", {}, el("span", {}, train, " ", t("feedTrain")))), el("button", { type: "submit" }, t("add")));
@@ -38,7 +39,7 @@ export async function feeds(place) {
       form.reset();
     });
   });
-  const now = el("button", { type: "button", id: "ingest" }, t("ingest"));
+  const now = el("button", { type: "button", id: "ingest", class: "second" }, t("ingest"));
   now.addEventListener("click", () => tried(status, async () => {
     now.disabled = true;
     status.textContent = t("ingesting");

@@ -5,13 +5,22 @@ import { number, t } from "./words.js";
 
 export function showSources(answer) {
   const place = $("beside");
-  place.replaceChildren(el("h2", {}, t("sources")));
+  place.classList.remove("open");
+  const close = el("button", { class: "quiet small only-narrow", type: "button", "aria-label": t("close"), onclick: () => place.classList.remove("open") }, "✕");
+  place.replaceChildren(el("div", { class: "head" }, el("h2", {}, t("sources")), close));
   if (!answer || !answer.sources.length) place.append(el("p", { class: "hint" }, t("sourcesHint")));
   for (const source of answer?.sources ?? []) place.append(card(source));
   if (answer?.metrics) place.append(el("h3", {}, t("why")), why(answer));
 }
 
+// On a narrow screen it lies over the conversation.
+export function reveal() {
+  $("beside").classList.add("open");
+  $("beside").focus({ preventScroll: true });
+}
+
 export function aim(n) {
+  $("beside").classList.add("open");
   for (const shown of document.querySelectorAll(".source")) shown.classList.toggle("aimed", shown.id === `source-${n}`);
   $(`source-${n}`)?.scrollIntoView({ block: "center" });
 }

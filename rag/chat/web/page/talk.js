@@ -2,7 +2,7 @@
 import { call, Refused, stream } from "./api.js";
 import { $, el, say } from "./dom.js";
 import { showPast } from "./past.js";
-import { aim, showSources } from "./sources.js";
+import { aim, reveal, showSources } from "./sources.js";
 import { t } from "./words.js";
 
 let session = null;
@@ -111,11 +111,12 @@ function finish(shown, answer) {
     showSources(answer);
   };
   shown.root.addEventListener("click", (event) => { if (!event.target.closest(".under")) choose(); if (event.target.dataset.n) aim(event.target.dataset.n); });
-  shown.under.replaceChildren(
-    thumb(shown, answer, "up", "👍", t("good")), thumb(shown, answer, "down", "👎", t("bad")),
-    el("button", { class: "quiet small", type: "button", onclick: () => { choose(); $("beside").focus(); $("beside").scrollIntoView({ block: "nearest" }); } }, t("why")),
+  shown.under.replaceChildren(...[
+    thumb(shown, answer, "up", t("good")), thumb(shown, answer, "down", t("bad")),
+    el("button", { class: "quiet small", type: "button", onclick: () => { choose(); reveal(); } }, t("why")),
     answer.abstained ? el("button", { class: "quiet small", type: "button", onclick: () => ask(answer.question, true) }, t("anyway")) : null,
-    kind(answer));
+    kind(answer),
+  ].filter(Boolean));
   choose();
   scrollDown();
 }
@@ -148,9 +149,9 @@ function cited(text) {
   });
 }
 
-function thumb(shown, answer, rating, sign, label) {
+function thumb(shown, answer, rating, label) {
   const made = el("button", { class: "quiet small", type: "button", "aria-label": label, title: label,
-    "aria-pressed": answer.rating === rating ? "true" : "false" }, sign);
+    "aria-pressed": answer.rating === rating ? "true" : "false" }, el("span", { class: `thumb ${rating}`, "aria-hidden": "true" }));
   made.addEventListener("click", async () => {
     for (const other of shown.under.querySelectorAll("[aria-pressed]")) other.setAttribute("aria-pressed", String(other === made));
     await call("POST", "/api/feedback", { message_id: answer.message_id, rating });
