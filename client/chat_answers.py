@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from client.adapters import AdapterStore
 from client.board import running_state
 from client.config import NodeConfig, NodeHome, load_federation
-from client.knowledge import open_responder
+from client.knowledge import NodeWriter, open_responder
 from client.library import NodeSearch
 from federation.errors import ConscienceError
 from rag.answer.respond import Responder
@@ -55,6 +55,11 @@ class NodeAnswers:
                 self._responder = self._open(stamps)
                 self._stamps = stamps
             return self._responder
+
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory; answers that quote need none."""
+        writer = self.responder().writer
+        return isinstance(writer, NodeWriter) and writer.is_loaded
 
     def find(self, question: str, k: int) -> Found:
         """See `rag.answer.search`; what was ingested a moment ago is found."""

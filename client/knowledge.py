@@ -46,6 +46,11 @@ class NodeWriter:
         self.reasons = self._choice.reasons
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return "_writer" in vars(self)
+
+    @property
     def prompts(self) -> PromptBuilder:
         """Loads the model."""
         return self._writer.prompts

@@ -106,24 +106,29 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @contextmanager
 def chat_of(
-    folder: Path, *, writer: Writer | None = None, desk: Desk | None = None
+    folder: Path,
+    *,
+    writer: Writer | None = None,
+    desk: Desk | None = None,
+    config: NodeConfig = CONFIG,
+    onion: str = "",
 ) -> Iterator[Bench]:
     """A chat over the node at `folder`, for the length of the block."""
     home = NodeHome(folder)
-    with open_library(home, CONFIG) as library, _listener(0) as listener:
-        answers = WritingAnswers(home, CONFIG, library)
+    with open_library(home, config) as library, _listener(0) as listener:
+        answers = WritingAnswers(home, config, library)
         answers.writer = writer
         services = Services(
             answers=answers,
-            feeds=NodeFeeds(home, CONFIG, lambda: None),
-            documents=NodeDocuments(home, CONFIG, lambda: None),
+            feeds=NodeFeeds(home, config, lambda: None),
+            documents=NodeDocuments(home, config, lambda: None),
             state=NodeState(home),
-            memory=open_memory(home, CONFIG),
+            memory=open_memory(home, config),
             feedback=Feedback(home.memory.with_name(FEEDBACK)),
             settings=SettingsFile(home.runs / SETTINGS),
             version="0",
         )
-        door = Door(listener, Login())
+        door = Door(listener, Login(), onion)
         chat = Chat(services, door.login, door.hosts, desk=desk or Desk())
         running = server(chat.build())
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})

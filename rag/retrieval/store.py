@@ -264,10 +264,11 @@ class Store:
         return [(str(title), str(id_)) for title, id_ in rows[::step]]
 
     def files(self) -> dict[str, tuple[str, int]]:
-        """Path of each file -> a title in it, and its chunks."""
+        """Path of each file -> its title, "" if it holds more than one document, and its chunks."""
         rows = self.database.execute(
-            "SELECT d.source, min(d.title), count(*) FROM documents d "
-            "JOIN chunks c ON c.document = d.number WHERE d.kind = 'file' GROUP BY d.source"
+            "SELECT d.source, iif(count(DISTINCT d.number) = 1, min(d.title), ''), count(*) "
+            "FROM documents d JOIN chunks c ON c.document = d.number WHERE d.kind = 'file' "
+            "GROUP BY d.source"
         )
         return {str(source): (str(title), int(chunks)) for source, title, chunks in rows}
 

@@ -103,8 +103,11 @@ class Page:
 
     def overflows(self) -> bool:
         """Whether something is wider than the screen."""
-        root = "document.documentElement"
-        return bool(self.driver.execute_script(f"return {root}.scrollWidth > {root}.clientWidth"))
+        script = (
+            "return [document.documentElement, document.getElementById('panel')]"
+            ".some((each) => each.scrollWidth > each.clientWidth)"
+        )
+        return bool(self.driver.execute_script(script))
 
     def complaints(self) -> list[str]:
         """What the browser found wrong: broken scripts, refused styles."""
@@ -218,6 +221,8 @@ def test_a_file_is_dropped_and_asked_about(page: Page, tmp_path: Path) -> None:
     page.until(lambda: page.by_id("panel").is_displayed())
     page.by_id("file").send_keys(str(path))
     page.until(lambda: "El huerto" in page.text("#document-list"))
+    assert "otras notas" in page.text("#document-list")
+    assert not page.overflows()
     page.picture("desktop-documents")
     page.by_id("panel-close").click()
     page.ask("¿Cuándo maduraron los tomates del huerto municipal?")

@@ -10,9 +10,10 @@ import openai
 import pytest
 
 from rag.chat.web.openai_forms import Cut
-from tests.chat_bench import Bench, chat_of
+from tests.chat_bench import CONFIG, Bench, chat_of
 from tests.integration.test_chat_web import QUESTION, VOLCANO
 from tests.scripted_writer import ScriptedWriter
+from tests.tiny_encoder import make_tiny_encoder
 
 PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
 WRITTEN = "La ciudad amanece tranquila. FIN Nadie lee esto."
@@ -157,6 +158,18 @@ def test_without_the_key_nothing_is_said(bench: Bench) -> None:
 def test_without_an_embedder_embeddings_are_refused(bench: Bench) -> None:
     with client_of(bench) as client, pytest.raises(openai.InternalServerError, match="embedder"):
         client.embeddings.create(model="any", input=["hola"])
+
+
+def test_the_nodes_own_embedder_makes_the_vectors(tmp_path: Path) -> None:
+    encoder = make_tiny_encoder(tmp_path / "encoder")
+    config = CONFIG.model_copy(update={"embedder": str(encoder)})
+    with chat_of(tmp_path / "node", config=config) as bench, client_of(bench) as client:
+        came = client.embeddings.create(model="any", input=["hola", "hola", "otra cosa"])
+    first, same, other = (entry.embedding for entry in came.data)
+    assert "encoder" in came.model
+    assert first == pytest.approx(same, abs=1e-5)
+    assert first != pytest.approx(other, abs=1e-3)
+    assert sum(x * x for x in first) == pytest.approx(1, abs=1e-4)
 
 
 def test_vectors_come_as_numbers_or_packed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,21 @@ def test_h17_another_host_is_refused(bench: Bench, host: str) -> None:
         assert bench.client.get(path, headers={"Host": named}).status_code == 403
 
 
+def test_h17_an_onion_is_a_name_of_this_server_only_where_it_is_published(
+    bench: Bench, tmp_path: Path
+) -> None:
+    name = f"{'a' * 56}.onion"
+    headers = {"Host": name, "Origin": f"http://{name}"}
+    assert bench.client.get("/api/sessions", headers=headers).status_code == 403
+    with chat_of(tmp_path / "node", onion=name) as published:
+        content = {"token": published.token}
+        login = published.stranger.post("/api/login", json=content, headers=headers)
+        assert login.status_code == 204
+        crossed = {"Host": name, "Origin": published.url}
+        assert published.client.get("/api/sessions", headers=crossed).status_code == 403
+        assert published.stranger.get("/api/sessions", headers={"Host": name}).status_code == 200
+
+
 def test_h17_two_hosts_are_refused(bench: Bench) -> None:
     own = f"Host: 127.0.0.1:{bench.door.port}\r\n".encode()
     answer = raw(bench, b"GET / HTTP/1.1\r\n" + own + own + b"\r\n")
@@ -122,8 +137,9 @@ def test_h17_a_cookie_alone_changes_nothing(bench: Bench) -> None:
     with httpx.Client(base_url=bench.url, cookies=bench.client.cookies) as bare:
         assert bare.get("/api/sessions").status_code == 200
         assert bare.post("/api/chat", json={"message": "hola"}).status_code == 403
-        same = {"Sec-Fetch-Site": "same-origin"}
-        assert bare.delete("/api/chat/" + "0" * 32, headers=same).status_code == 404
+        same = {"Sec-Fetch-Site": "same-origin"}  # no page can set it
+        for headers in (same, {**same, "Origin": "null"}):
+            assert bare.delete("/api/chat/" + "0" * 32, headers=headers).status_code == 404
 
 
 def test_h17_a_preflight_is_granted_nothing(bench: Bench) -> None:

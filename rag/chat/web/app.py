@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -151,7 +151,7 @@ class Chat:
             "live": True,
             "ready": responder.search is not None or responder.writer is not None,
             "chat_available": self.figures.answers > 0,
-            "model": {"base": model.base, "adapter": model.adapter, "sha256": model.sha256},
+            "model": {**asdict(model), "loaded": self.services.answers.is_loaded()},
             "style": responder.wish,
             "rag": knows,
             "memory": {"turns": sum(entry.turns for entry in self.services.memory.sessions())},

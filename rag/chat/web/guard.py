@@ -99,7 +99,8 @@ class Guard:
             raise RefusedError(403, "this server has another name")
         origin = request.headers.get("origin")
         site = request.headers.get("sec-fetch-site")
-        if origin is not None and origin != f"http://{hosts[0].lower()}":
+        is_hidden = origin == "null" and site == "same-origin"  # as of an onion's page
+        if origin not in (None, f"http://{hosts[0].lower()}") and not is_hidden:
             raise RefusedError(403, "the request comes from another page")
         is_page = request.method in READING and request.url.path == "/"
         if site not in (None, "same-origin", "none") and not is_page:

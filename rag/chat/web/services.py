@@ -18,6 +18,9 @@ class Answers(Protocol):
     def responder(self) -> Responder:
         """The newest: searches what was ingested until now, writes with the newest adapter."""
 
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+
     def knows(self) -> Mapping[str, Any]:
         """`{docs, chunks, newest, index_sha, notes}` of what is searched."""
 

@@ -54,7 +54,7 @@ export async function feeds(place) {
 
   function fill(into, rows) {
     into.replaceChildren(...rows.map((row) => {
-      const facts = `${number(row.entries)} ${t("entries")} · ${row.fetched_at ? `${t("lastRead")} ${date(row.fetched_at)}` : t("never")}`;
+      const facts = `${t("entries")}: ${number(row.entries)} · ${row.fetched_at ? `${t("lastRead")} ${date(row.fetched_at)}` : t("never")}`;
       const remove = el("button", { class: "quiet small danger", type: "button", "aria-label": `${t("remove")}: ${row.name}`,
         onclick: () => tried(status, async () => fill(into, await call("DELETE", `/api/feeds?${new URLSearchParams({ url: row.url })}`))) }, t("remove"));
       return el("div", { class: "row" }, el("div", {}, el("div", { class: "name" }, row.name), el("div", { class: "facts" }, link(row.url, row.url)),
@@ -89,7 +89,7 @@ export async function documents(place) {
 
   function fill(rows) {
     list.replaceChildren(...rows.map((row) => el("div", { class: "row" },
-      el("div", {}, el("div", { class: "name" }, row.title), el("div", { class: "facts" }, `${row.kind} · ${number(row.bytes / 1000, 1)} kB · ${number(row.chunks)} ${t("chunks")}`)),
+      el("div", {}, el("div", { class: "name" }, row.title), el("div", { class: "facts" }, `${row.kind} · ${number(row.bytes / 1000, 1)} kB · ${t("chunks")}: ${number(row.chunks)}`)),
       el("button", { class: "quiet small danger", type: "button", "aria-label": `${t("remove")}: ${row.title}`,
         onclick: () => tried(status, async () => { await call("DELETE", `/api/documents/${row.id}`); fill(await call("GET", "/api/documents")); }) }, t("remove")))));
     if (!rows.length) list.append(el("p", {}, t("noDocuments")));
