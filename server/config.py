@@ -26,7 +26,8 @@ class ServerConfig(settings.Settings):
         model: the base model: "semilla", an absolute folder or a hub id; settled by init.
         targets: "all-linear" or module suffixes.
         quorum: fewest accepted updates for a merge.
-        round_deadline_s: a round takes what has come by then.
+        round_deadline_s: a round takes what has come by then; a quarter of it, at most 150 s, is
+            for asking who holds what.
         max_staleness: versions an update may lie behind; older ones expire.
         staleness_half_life: versions after which an update's weight halves.
         addresses: host names and IP addresses in the certificate; the first is in invitations.
