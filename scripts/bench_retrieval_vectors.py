@@ -61,6 +61,10 @@ class CachedEncoder:
             self._new += len(unknown)
         return np.stack([self._held[key] for key in keys])
 
+    def pieces(self, word: str) -> int:
+        """How many tokens a word is cut into."""
+        return self._load().pieces(word)
+
     def require(self) -> EmbedderChoice:
         """The embedder; ends the program without one."""
         if self.choice is None:

@@ -50,6 +50,10 @@ class Encoder:
             found[batch] = self._encode([prompt + texts[i] for i in batch])
         return found
 
+    def pieces(self, word: str) -> int:
+        """How many tokens a word is cut into."""
+        return len(self._tokenizer.tokenize(word))
+
     def _encode(self, texts: list[str]) -> Vectors:
         import torch
 

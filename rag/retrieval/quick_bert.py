@@ -45,6 +45,10 @@ class QuickBert:
         prompt = self.choice.stamp.prompts[0 if kind == "query" else 1]
         return np.stack([self._encode(prompt + text) for text in texts])
 
+    def pieces(self, word: str) -> int:
+        """How many tokens a word is cut into."""
+        return len(self.tokenizer.encode(word, add_special_tokens=False).ids)
+
     def _encode(self, text: str) -> Matrix:
         ids = self.tokenizer.encode(text).ids
         hidden = self._hidden(np.array(ids))

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from rag.passages import Evidence, Found, Passage
-from rag.retrieval import lexical
+from rag.retrieval import lexical, stems
 from rag.retrieval.filters import EVERYTHING, Filters
 from rag.retrieval.fusion import Numbers, fuse
 from rag.retrieval.lexical import POOL, Asked
@@ -34,6 +34,9 @@ class Dense(Protocol):
     @property
     def floor(self) -> float:
         """Cosine that a question reaches which has nothing to do with any text."""
+
+    def is_wordlike(self, words: Sequence[str]) -> bool:
+        """Whether they are spelled as words of a language are, not as random letters."""
 
     def embed(self, store: Store, question: str) -> Numbers | None:
         """The question's vector, length 1; None as long as no search by vectors is possible."""
@@ -88,7 +91,7 @@ class Retriever:
                     asked = lexical.ask(self._store, question)
                     hits = lexical.search(self._store, asked, filters)
                 with _timed(seconds, "vectors"):
-                    pool = self._pool(hits, vector, filters)
+                    pool = self._pool(question, hits, vector, filters)
                 with _timed(seconds, "passages"):
                     passages = self._passages(pool, k)
                     evidence = self._evidence(asked, pool)
@@ -103,15 +106,20 @@ class Retriever:
         )
 
     def _pool(
-        self, hits: Sequence[tuple[int, float]], vector: Numbers | None, filters: Filters
+        self,
+        question: str,
+        hits: Sequence[tuple[int, float]],
+        vector: Numbers | None,
+        filters: Filters,
     ) -> _Pool:
         bm25 = dict(hits)
         if self._dense is None or vector is None:
             return _Pool(list(bm25), np.array(list(bm25.values())), None, None)
         near = self._dense.nearest(self._store, vector, filters, POOL)
         best = near[0][1] if near else None
-        if not hits and (best is None or best < self._dense.floor):
-            near = []  # not a word of it occurs, and noise comes as near
+        is_near = best is not None and best >= self._dense.floor
+        if not (hits or is_near or self._dense.is_wordlike(stems.content_words(question))):
+            near = []  # not a word of it occurs, it looks like none, and noise comes as near
         chunks = list(dict.fromkeys([*bm25, *(chunk for chunk, _cosine in near)]))
         words = np.array([bm25.get(chunk, 0.0) for chunk in chunks])
         return _Pool(chunks, words, self._dense.cosines(self._store, vector, chunks), best)

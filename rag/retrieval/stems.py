@@ -53,6 +53,11 @@ def is_stop_word(word: str, language: str) -> bool:
     return word in BY_LANGUAGE.get(language, ())
 
 
+def content_words(text: str) -> list[str]:
+    """Words of `text` that are stop-words of no language."""
+    return [word for word in words(text) if not any(is_stop_word(word, c) for c in BY_LANGUAGE)]
+
+
 def guess_language(text: str) -> str:
     """Spanish or English by a vote of stop-words; "" without a majority."""
     found = words(text)

@@ -61,6 +61,8 @@ def test_a_question_has_the_same_vector_without_torch(tmp_path: Path, pooling: s
     quick, whole = quick_bert.load(choice), embedding.load(choice, threads=1)
     assert np.allclose(quick.encode(texts, "query"), whole.encode(texts, "query"), atol=2e-5)
     assert np.allclose(quick.encode(texts, "passage"), whole.encode(texts, "passage"), atol=2e-5)
+    for word in ("volcán", "septicemia", "xkqzvw"):
+        assert quick.pieces(word) == whole.pieces(word) >= 1
 
 
 @pytest.mark.parametrize(

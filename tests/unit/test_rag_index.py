@@ -48,6 +48,9 @@ class Random:
     ) -> NDArray[np.float32]:
         return np.concatenate([unit(1, seed=sum(text.encode())) for text in texts])
 
+    def pieces(self, word: str) -> int:
+        return len(word)
+
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Iterator[Store]:
