@@ -5,18 +5,25 @@ from __future__ import annotations
 import http.client
 import http.server
 import logging
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from tor_network import PrivateTor
 
 from client.chat_onion import PORT, VISITOR, ChatOnion, Visit
+from client.config import NodeConfig, NodeHome, write_default
 from federation.errors import ConfigError, PermissionsError
+from federation.settings import save
 from federation.tor.control import open_control
 from federation.tor.forwarder import Forwarder, Patience
 from federation.tor.keys import key_of, new_client_key
@@ -27,6 +34,8 @@ pytestmark = pytest.mark.tor
 LIMIT_S = 60.0
 PAGE = b"buenos dias"
 MISSING_KEY, WRONG_KEY = 0xF4, 0xF5
+LINK = re.compile(r"(http://[a-z2-7]{56}\.onion/)#token=(\S+)")
+KEY = re.compile(r"this key: (\S+)")
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +114,51 @@ def test_a_damaged_key_is_refused_before_anything_is_published(tmp_path: Path) -
         made()
 
 
-def fetch(folder: Path, settings: TorSettings, host: str, key: str) -> bytes | int | None:
-    """The page, as a visitor's tor with this key gets it; or tor's code of the refusal."""
+def test_the_command_serves_its_own_page_over_tor_and_asks_for_the_token_there_too(
+    tmp_path: Path, settings: TorSettings
+) -> None:
+    home = NodeHome(tmp_path / "node")
+    save(NodeConfig(tor=settings), write_default(home))
+    command = [sys.executable, "-m", "client", "chat", "--web", "--onion", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--home", str(home.root)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        try:
+            said = iter(child.stdout.readline, "")
+            url, token = next(filter(None, (LINK.search(line) for line in said))).groups()
+            key = next(filter(None, (KEY.search(line) for line in said)))[1]
+            host = url.removeprefix("http://").rstrip("/")
+            with (
+                visiting(tmp_path / "guest", settings, host, key) as way,
+                httpx.Client(base_url=f"http://{way.address}", timeout=LIMIT_S) as visitor,
+            ):
+                visitor.headers["Host"] = host
+                assert "<title>ConscienceAI</title>" in visitor.get("/").text
+                assert visitor.get("/api/settings").status_code == 401
+                visitor.headers["Authorization"] = f"Bearer {token}"
+                assert visitor.get("/api/settings").status_code == 200
+                answer = visitor.post("/api/chat", json={"message": "hola"})
+                assert answer.json()["message_id"]
+        finally:
+            child.terminate()
+    assert child.returncode == 0
+
+
+@contextmanager
+def visiting(folder: Path, settings: TorSettings, host: str, key: str) -> Iterator[Forwarder]:
+    """The way to `host` of a visitor whose tor has this key."""
     patience = Patience(dial_s=LIMIT_S, silence_s=LIMIT_S)
     with (
         OwnTor(folder / "tor", settings, keys={host: key} if key else {}) as tor,
         Forwarder(tor.socks, host, PORT, purpose="visit", patience=patience) as way,
     ):
+        yield way
+
+
+def fetch(folder: Path, settings: TorSettings, host: str, key: str) -> bytes | int | None:
+    """The page, as a visitor's tor with this key gets it; or tor's code of the refusal."""
+    with visiting(folder, settings, host, key) as way:
         page = http.client.HTTPConnection(way.address, timeout=LIMIT_S)
         try:
             page.request("GET", "/", headers={"Host": host})
