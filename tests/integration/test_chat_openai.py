@@ -15,6 +15,7 @@ from tests.integration.test_chat_web import QUESTION, VOLCANO
 from tests.scripted_writer import ScriptedWriter
 from tests.tiny_encoder import make_tiny_encoder
 
+TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
 PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
 WRITTEN = "La ciudad amanece tranquila. FIN Nadie lee esto."
 
@@ -133,6 +134,7 @@ def test_a_conversation_as_open_webui_sends_it(bench: Bench) -> None:
         ({"n": 2}, openai.BadRequestError, "'n'"),
         ({"logprobs": True}, openai.BadRequestError, "'logprobs'"),
         ({"frequency_penalty": 1}, openai.BadRequestError, "'frequency_penalty'"),
+        ({"tools": [TOOL], "tool_choice": "required"}, openai.BadRequestError, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format"),
         ({"temperature": 9}, openai.BadRequestError, "temperature"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, openai.BadRequestError, "user"),

@@ -13,7 +13,10 @@ from starlette.exceptions import HTTPException
 from rag.answer.prompt import Said
 from rag.answer.result import Answer
 
-REFUSED_IF_SET = ("tools", "functions", "logprobs", "top_logprobs", "logit_bias", "audio")
+REFUSED_IF_SET = ("logprobs", "top_logprobs", "logit_bias", "audio")
+# Clients offer tools with every question (Open WebUI does); to call none is an answer too.
+CALLS = ("tool_choice", "function_call")
+NO_CALL = (None, "auto", "none")
 MOST_MESSAGES = 400
 
 
@@ -82,6 +85,7 @@ class Completion(_Open):
         """
         extra = self.model_extra or {}
         asked = [name for name in REFUSED_IF_SET if extra.get(name)]
+        asked += [name for name in CALLS if extra.get(name) not in NO_CALL]
         kind = extra.get("response_format")
         if isinstance(kind, dict) and kind.get("type", "text") != "text":
             asked.append("response_format")
