@@ -176,13 +176,13 @@ def evaluate_current(
         NoDataError: this node has no data.
         TrainingError: no global adapter has arrived yet.
     """
-    from federation.model import adapted
-    from federation.model.loss import document_losses, mean_loss
-
     job = _job(home, config, load_federation(home), None, today)
     documents = load_data(home, config, job.day).heldout[: TrainingPlan().max_heldout]
     if not documents:
         return None, 0
+    from federation.model import adapted  # seconds of loading, for nothing without documents
+    from federation.model.loss import document_losses, mean_loss
+
     start = _current(job)
     loaded = _load_base(job)
     model = adapted.attach(loaded, start.spec, start.arrays, trainable=False)

@@ -38,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(OFFLINE)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # two small machines' worth of tests run side by side
+    # Else each of hundreds of processes would compile all it imports of the rooms once more.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)  # else what the tests have started would live on
 

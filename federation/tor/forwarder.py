@@ -75,7 +75,7 @@ class Forwarder:
             that must not block, and raises TorError while there is none.
         host: the server's; `port` likewise.
         purpose: connections of other purposes go over other circuits.
-        patience: how long a local connection waits for the server.
+        patience: how long a local connection waits for the server; None is `PATIENCE`.
         on_attempt: told of each dial, in the forwarder's thread.
     """
 
@@ -86,12 +86,12 @@ class Forwarder:
         port: int,
         *,
         purpose: str,
-        patience: Patience = PATIENCE,
+        patience: Patience | None = None,
         on_attempt: Callable[[Attempt], None] | None = None,
     ) -> None:
         self.last: Attempt | None = None
         self._socks, self._host, self._port, self._purpose = socks, host, port, purpose
-        self._patience, self._on_attempt, self._failures = patience, on_attempt, 0
+        self._patience, self._on_attempt, self._failures = patience or PATIENCE, on_attempt, 0
         self._circuit, self._is_new = 1, False
         self._ready: Future[tuple[int, Callable[[], object]]] = Future()
         self._thread = threading.Thread(target=self._run, name=f"forwarder {purpose}", daemon=True)

@@ -24,11 +24,11 @@ from federation import durable
 from federation.invitation import decode
 from server.config import ServerHome
 from tests import netns, strace_log
-from tests.e2e.conftest import SETTINGS, rows_of
+from tests.e2e.conftest import SETTINGS, rows_of, settle
 from tests.feed_samples import item, rss
 from tests.feed_server import FeedServer, ok
 
-NODE = "luna"
+NODE, LEAKY = "luna", "marina"
 # Every command of the volunteer's that may use the network, and some that had better not.
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("doctor", "--json"),
@@ -63,6 +63,8 @@ class Evening:
 
     Attributes:
         trace: prefix of strace's files.
+        leaky_trace: the same of a second volunteer that joined, ran and asked for the status with a
+            leak in every process; empty where it could not be shut in and traced.
         targets: every "host:port" that the volunteer's tor was asked for.
         shown: command lines and environments of all processes of this machine, meanwhile.
         report: of the round.
@@ -72,6 +74,7 @@ class Evening:
 
     root: Path
     trace: Path
+    leaky_trace: Path
     targets: frozenset[str]
     shown: frozenset[bytes]
     report: dict[str, Any]
@@ -139,28 +142,30 @@ class ProcessList(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Look until the block ends."""
+        """Look until the block ends; an environment is another only where the command line is."""
+        known = dict[str, bytes]()
         while not self._done.wait(SAMPLE_S):
-            for name in ("cmdline", "environ"):
-                for path in Path("/proc").glob(f"[0-9]*/{name}"):
-                    try:
-                        self.shown.add(path.read_bytes())
-                    except OSError:  # ended meanwhile, or a kernel's
-                        continue
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    line = (process / "cmdline").read_bytes()
+                    if known.get(process.name) != line:
+                        self.shown |= {line, (process / "environ").read_bytes()}
+                        known[process.name] = line
+                except OSError:  # ended meanwhile, or a kernel's
+                    continue
 
 
-def spend(place: Path, network: PrivateTor, *, plant: bool = False) -> Evening:
+def spend(place: Path, network: PrivateTor) -> Evening:
     """Spend one evening.
 
     Args:
         place: folder of all its files; short, for the paths of sockets are bounded.
         network: a private Tor network.
-        plant: only join and ask for the status, with a leak in every process of the volunteer's.
     """
-    trace = place / "trace"
+    trace, leaky_trace = place / "trace", place / "leaky"
     with ExitStack() as stack:
         wrap: tuple[str, ...] = ()
-        if plant or not netns.why_not():  # a planted leak must not get out of here
+        if not netns.why_not():
             wrap += stack.enter_context(netns.Namespace()).wrap
         if strace_log.is_installed():
             wrap += strace_log.wrap(trace)
@@ -170,21 +175,31 @@ def spend(place: Path, network: PrivateTor, *, plant: bool = False) -> Evening:
         town = WatchedTown(place, wrap=wrap, tor={"mode": "own", "torrc": str(network.torrc_file)})
         stack.callback(town.stop)
         processes = stack.enter_context(ProcessList())
-        town.start_server("--base", "semilla", "--quorum", "1")
-        if plant:
-            town.planted = durable.make_folder(place / "planted")
-            (town.planted / "sitecustomize.py").write_text(LEAK)
+        settle(town, quorum=1)
         feed = stack.enter_context(_feed(network))
-        town.join(NODE, rows_of(NODE), SETTINGS | {"tor": tor, "embedder": "none"})
+        settings = SETTINGS | {"tor": tor, "embedder": "none"}
+        town.join(NODE, rows_of(NODE), settings)
         feeds = json.dumps([f"http://{feed}/feed.xml"])
         durable.write_text(place / NODE / "datasets" / "rss_feeds.json", feeds)
-        commands = (("status", "--json"),) if plant else COMMANDS
-        said = {command: town.volunteer(NODE, *command) for command in commands}
-        report = {} if plant else town.round()
-        town.stop()
+        said = {command: town.volunteer(NODE, *command) for command in COMMANDS}
+        report = town.round()
+        town.stop(NODE)
         time.sleep(2 * SAMPLE_S)
         targets, shown = frozenset(streams()), frozenset(processes.shown)
-        return Evening(place, trace, targets, shown, report, said, feed)
+        if not netns.why_not() and strace_log.is_installed():  # else the leak would get out of here
+            _leak(town, settings, leaky_trace)
+        return Evening(place, trace, leaky_trace, targets, shown, report, said, feed)
+
+
+def _leak(town: WatchedTown, settings: dict[str, Any], trace: Path) -> None:
+    """Let another volunteer join and run, shut in and traced, with a leak in every process."""
+    town.planted = durable.make_folder(town.root / "planted")
+    (town.planted / "sitecustomize.py").write_text(LEAK)
+    with netns.Namespace() as space:
+        town.wrap = space.wrap + strace_log.wrap(trace)
+        town.join(LEAKY, rows_of(LEAKY), settings)
+        town.volunteer(LEAKY, "status", "--json")
+        town.stop(LEAKY)
 
 
 @contextmanager

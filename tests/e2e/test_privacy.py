@@ -1,7 +1,8 @@
-"""What leaves a node, seen from outside: canaries in the traffic, and where connections go.
+"""What leaves a node, seen from outside, over a way that loses answers as Tor's may.
 
 One round, watched twice at once: a relay writes down what the node sends, and where strace is
-installed it writes down every connect() of every process.
+installed it writes down every connect() of every process. The relay also breaks connections after a
+request has arrived and before its answer is back, so that whatever is sent again is seen as well.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from town import Town
 
 from server.ca import TlsFiles
 from tests import strace_log
-from tests.e2e.conftest import SETTINGS, rows_of
+from tests.e2e.conftest import SETTINGS, rows_of, settle
 from tests.e2e.listener import Listener
 
-pytestmark = [pytest.mark.privacy, pytest.mark.security, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
+PUSH_SESSION_S = 180.0  # flwr.supercore.constant.OBJECT_PUSH_SESSION_TTL_SECONDS
+METHODS = ("pull-messages", "push-messages", "push-object", "confirm-message-received")
 CANARIES = {
     "corpus": "CANARY-corpus-4d1f-marmolejo",
     "memory": "CANARY-memory-8b72-tejavana",
@@ -40,11 +43,21 @@ SHORTEST_FACT = 5  # shorter ones turn up in any megabyte of weights
 
 @dataclass(frozen=True)
 class Watched:
-    """One round of one node: its package, what it sent, whom every process called."""
+    """One round of one node.
+
+    Attributes:
+        package: the node's.
+        sent: all bytes that it sent.
+        lost: methods whose answers did not come back.
+        called: whom every process called, the server's too.
+        report: of the round.
+    """
 
     package: bytes
     sent: bytes
+    lost: tuple[str, ...]
     called: tuple[strace_log.Attempt, ...]
+    report: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +70,17 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY", CANARIES["environment"])
         try:
-            town.start_server("--base", "semilla", "--quorum", "1")
-            package, sent, report = _listen_to_a_round(town)
+            settle(town, quorum=1)
+            package, listener, report = _listen_to_a_round(town)
         finally:
             town.stop()
     assert report["outcome"]["merged"], report
-    return Watched(package, sent, tuple(strace_log.read(trace)))
+    called = tuple(strace_log.read(trace))
+    return Watched(package, bytes(listener.sent), tuple(listener.lost), called, report)
 
 
+@pytest.mark.privacy
+@pytest.mark.security
 def test_h19_canaries_are_in_no_package_and_in_no_request_body(watched: Watched) -> None:
     with zipfile.ZipFile(BytesIO(watched.package)) as archive:
         tensors = archive.read("adapter_model.safetensors")
@@ -76,6 +92,8 @@ def test_h19_canaries_are_in_no_package_and_in_no_request_body(watched: Watched)
             assert form.encode() not in watched.package, name
 
 
+@pytest.mark.privacy
+@pytest.mark.security
 def test_no_request_says_more_than_it_needs(watched: Watched) -> None:
     """The names of all headers, by route; a new one must be looked at by somebody."""
     seen = dict[str, set[str]]()
@@ -90,6 +108,8 @@ def test_no_request_says_more_than_it_needs(watched: Watched) -> None:
     }
 
 
+@pytest.mark.privacy
+@pytest.mark.security
 def test_no_fact_about_the_machine_is_in_what_it_sends(watched: Watched) -> None:
     facts = {platform.node(), platform.machine(), platform.release(), platform.version()}
     facts |= {platform.platform(), platform.python_version(), *_processors()}
@@ -99,14 +119,25 @@ def test_no_fact_about_the_machine_is_in_what_it_sends(watched: Watched) -> None
     assert [fact for fact in told if fact.lower().encode() in sent] == []
 
 
+def test_no_answer_that_is_lost_costs_a_node_its_round(watched: Watched) -> None:
+    """Each of them, at the first message and its reply, and again at the package itself."""
+    assert sorted(watched.lost) == sorted([*METHODS, *METHODS])
+    assert watched.report["lost"] == []
+    assert watched.report["version_after"] == 1, watched.report["outcome"]
+    waited_s = watched.report["seconds"]["hello"] + watched.report["seconds"]["collect"]
+    assert waited_s < PUSH_SESSION_S, "Flower waited for objects that nobody sent"
+
+
+@pytest.mark.privacy
+@pytest.mark.security
 @pytest.mark.skipif(not strace_log.is_installed(), reason="needs strace")
 def test_h27_a_whole_round_connects_to_loopback_only(watched: Watched) -> None:
     assert len(watched.called) > 20, "the tracer saw no connections"
     assert strace_log.leaks(watched.called) == []
 
 
-def _listen_to_a_round(town: Town) -> tuple[bytes, bytes, dict[str, Any]]:
-    """The node's package, the bytes it sent, and the round's report."""
+def _listen_to_a_round(town: Town) -> tuple[bytes, Listener, dict[str, Any]]:
+    """The node's package, who heard what it sent, and the round's report."""
     tls = TlsFiles(town.server / "tls")
     running = json.loads((town.server / "running.json").read_text(encoding="utf-8"))
     port = int(running["gateway"].rpartition(":")[2])
@@ -124,9 +155,10 @@ def _listen_to_a_round(town: Town) -> tuple[bytes, bytes, dict[str, Any]]:
         town.volunteer(home.name, "contribute")
         (path,) = (home / "outbox").glob("*.zip")
         package = path.read_bytes()
+        listener.lose_answers_to(*METHODS, *METHODS)
         report = town.round()
         town.stop(home.name)
-    return package, bytes(listener.sent), report
+    return package, listener, report
 
 
 def _processors() -> set[str]:

@@ -61,11 +61,8 @@ def test_h27_tor_is_asked_for_our_onion_and_the_feed_and_nothing_else(evening: E
 
 
 @shut_in
-def test_h27_the_same_evening_with_a_planted_leak_is_noticed(
-    tmp_path_factory: pytest.TempPathFactory, tor_network: PrivateTor
-) -> None:
-    evening = spend(tmp_path_factory.mktemp("p"), tor_network, plant=True)
-    leaks = strace_log.leaks(strace_log.read(evening.trace))
+def test_h27_the_same_evening_with_a_planted_leak_is_noticed(evening: Evening) -> None:
+    leaks = strace_log.leaks(strace_log.read(evening.leaky_trace))
     assert ("192.0.2.1", 80) in {(leak.address, leak.port) for leak in leaks}
     assert any(leak.port == strace_log.DNS for leak in leaks)
 

@@ -20,7 +20,7 @@ from tor_network import PrivateTor
 from tor_process import ControlPort
 from town import Town
 
-from tests.e2e.conftest import DEADLINE_S, SETTINGS, rows_of
+from tests.e2e.conftest import DEADLINE_S, SETTINGS, contribute, give_texts, rows_of, settle
 
 NODES = ("luna", "marina")
 WAIT_S = 60.0
@@ -34,8 +34,7 @@ def town(tor_network_8: PrivateTor, tmp_path_factory: pytest.TempPathFactory) ->
     tor = {"mode": "own", "torrc": str(tor_network_8.torrc_file)}
     made = Town(tmp_path_factory.mktemp("tor-town"), tor=tor)
     try:
-        limits = ("--set", f"round_deadline_s={2 * DEADLINE_S}", "--set", "gate_max_tokens=64")
-        made.start_server("--base", "semilla", "--quorum", "2", *limits)
+        settle(made, quorum=2, round_deadline_s=2 * DEADLINE_S)
         for name in NODES:
             made.join(name, rows_of(name), SETTINGS)
         yield made
@@ -44,7 +43,7 @@ def town(tor_network_8: PrivateTor, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_two_nodes_and_a_server_complete_a_night(town: Town) -> None:
-    report = night(town)
+    report = night(town, 0)
     assert report["outcome"]["version"] == 1, report["outcome"]["reason"]
     assert [receipt["version"] for receipt in report["deployed"]] == [1, 1]
     for name in NODES:
@@ -65,12 +64,12 @@ def test_no_way_leads_around_the_onion(town: Town) -> None:
 
 def test_the_servers_tor_killed_in_mid_round_costs_nothing(town: Town) -> None:
     killed = kill_when(town, "server", lambda: has_client_app(town, "luna"))
-    assert night(town, killed)["lost"] == []
+    assert night(town, 1, killed)["lost"] == []
 
 
 def test_a_nodes_tor_killed_in_mid_round_costs_nothing(town: Town) -> None:
     killed = kill_when(town, "luna", lambda: has_client_app(town, "luna"))
-    assert night(town, killed)["lost"] == []
+    assert night(town, 2, killed)["lost"] == []
     status = json.loads(town.volunteer("luna", "status", "--json"))
     assert status["running"]["restarts"] == 0, "the SuperNode lived through it"
 
@@ -84,7 +83,7 @@ def test_a_relay_killed_in_mid_round_costs_nothing(town: Town, tor_network_8: Pr
         relay.kill()
         relay.start()
 
-    assert night(town, kill)["lost"] == []
+    assert night(town, 3, kill)["lost"] == []
 
 
 def test_the_nodes_follow_the_server_to_a_new_address(town: Town) -> None:
@@ -108,12 +107,14 @@ def test_the_nodes_follow_the_server_to_a_new_address(town: Town) -> None:
     assert town.round()["lost"] == []
 
 
-def night(town: Town, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def night(town: Town, number: int, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Both nodes train, one round, `meanwhile` beside it; the packages of both are merged.
 
     Whether what came of it is better is the gate's to say, and of no interest here.
     """
-    town.volunteers("contribute")
+    for name in NODES:
+        give_texts(town, name, number)
+    contribute(town, *NODES)
     with ThreadPoolExecutor(1) as background:
         round_now = background.submit(town.round)
         meanwhile()

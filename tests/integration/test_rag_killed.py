@@ -2,76 +2,79 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import multiprocessing
 import sqlite3
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rag.corpus_rows import from_line
-from rag.retrieval import index
+from rag.retrieval import follow, index, upkeep
 from rag.retrieval.library import Library
 from tests.corpora import numbered, write
 from tests.tiny_encoder import make_tiny_encoder
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLLOW = """
-import sys
-from pathlib import Path
-from rag.retrieval import follow
-from rag.retrieval.library import Library
-follow.BATCH_BYTES = 6000
-with Library(Path(sys.argv[1]), Path(sys.argv[2]), embedder="none") as library:
-    library.follow(report=lambda *_: print("step", flush=True))
-"""
-KEEP_UP = """
-import sys
-from pathlib import Path
-from rag.retrieval import upkeep
-from rag.retrieval.library import Library
-upkeep.WINDOW, upkeep.FOLD_EVERY = 8, 16
-with Library(Path(sys.argv[1]), Path(sys.argv[2]), embedder=sys.argv[3]) as library:
-    library.follow()
-    {what}(report=lambda step, *_: print("step", flush=True))
-"""
-WRITE_INDEX = """
-import sys
-from pathlib import Path
-from rag.retrieval import upkeep
-from rag.retrieval.library import Library
-with Library(Path(sys.argv[1]), Path(sys.argv[2]), embedder=sys.argv[3]) as library:
-    while True:
-        print("step", flush=True)
-        upkeep.write_index(library.store, anew=True)
-        upkeep.write_index(library.store, anew=True)
-"""
 LIMIT_S = 120
+# Processes are forked from one that has loaded torch and us: what is killed starts at once.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
+Step = Callable[[], None]
 
 
-def kill_after(code: str, steps: int, delay_s: float, *arguments: object) -> int:
-    """Run `code`, wait for so many of its steps and a moment more, kill it; steps it had made."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=ROOT,
-        env=dict(os.environ),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+def follow_slowly(step: Step, corpus: Path, folder: Path) -> None:
+    follow.BATCH_BYTES = 6000
+    with Library(corpus, folder, embedder="none") as library:
+        library.follow(report=lambda *_: step())
+
+
+def keep_up(step: Step, corpus: Path, folder: Path, encoder: Path) -> None:
+    upkeep.WINDOW, upkeep.FOLD_EVERY = 8, 16
+    with Library(corpus, folder, embedder=str(encoder)) as library:
+        library.follow()
+        library.keep_up(report=lambda *_: step())
+
+
+def reindex(step: Step, corpus: Path, folder: Path, encoder: Path) -> None:
+    upkeep.WINDOW, upkeep.FOLD_EVERY = 8, 16
+    with Library(corpus, folder, embedder=str(encoder)) as library:
+        library.follow()
+        library.reindex(report=lambda *_: step())
+
+
+def write_index(step: Step, corpus: Path, folder: Path, encoder: Path) -> None:
+    with Library(corpus, folder, embedder=str(encoder)) as library:
+        while True:
+            step()
+            upkeep.write_index(library.store, anew=True)
+            upkeep.write_index(library.store, anew=True)
+
+
+def report_to(sender: Connection, work: Callable[..., None], *arguments: Path) -> None:
+    """Do the work and say "step" at each of its steps."""
+    work(lambda: sender.send("step"), *arguments)
+
+
+def kill_after(work: Callable[..., None], steps: int, delay_s: float, *arguments: Path) -> int:
+    """Let a process work, wait for so many of its steps and a moment more, kill it; steps made."""
+    receiver, sender = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=report_to, args=(sender, work, *arguments))
+    process.start()
+    sender.close()
     seen = 0
-    deadline = time.monotonic() + LIMIT_S
-    while seen < steps and process.stdout.readline():
-        seen += 1
-        assert time.monotonic() < deadline
+    try:
+        while seen < steps and receiver.poll(LIMIT_S):
+            receiver.recv()
+            seen += 1
+    except EOFError:
+        pass  # it was done
     time.sleep(delay_s)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process.kill()
+    process.join()
+    receiver.close()
     return seen
 
 
@@ -117,7 +120,7 @@ def test_a_killed_follower_leaves_a_prefix_and_goes_on(
     tmp_path: Path, corpus: Path, steps: int, delay_s: float
 ) -> None:
     folder = tmp_path / "rag"
-    assert kill_after(FOLLOW, steps, delay_s, corpus, folder) == steps
+    assert kill_after(follow_slowly, steps, delay_s, corpus, folder) == steps
     require_consistent(folder, corpus)
     with (
         Library(corpus, folder, embedder="none") as left,
@@ -129,19 +132,23 @@ def test_a_killed_follower_leaves_a_prefix_and_goes_on(
     require_consistent(folder, corpus)
 
 
-@pytest.mark.parametrize("what", ["library.keep_up", "library.reindex"])
+@pytest.mark.parametrize("what", [keep_up, reindex])
 @pytest.mark.parametrize(("steps", "delay_s"), [(1, 0.0), (4, 0.004), (9, 0.05)])
 def test_killed_embedding_goes_on_and_ends_as_if_nothing_had_been(
-    tmp_path: Path, corpus: Path, encoder: Path, what: str, steps: int, delay_s: float
+    tmp_path: Path,
+    corpus: Path,
+    encoder: Path,
+    what: Callable[..., None],
+    steps: int,
+    delay_s: float,
 ) -> None:
     folder = tmp_path / "rag"
-    code = KEEP_UP.format(what=what)
-    kill_after(code, steps, delay_s, corpus, folder, encoder)
+    kill_after(what, steps, delay_s, corpus, folder, encoder)
     require_consistent(folder, corpus)
     with Library(corpus, folder, embedder=str(encoder)) as library:
         library.follow()
         before = library.stats()
-        library.reindex() if "reindex" in what else library.keep_up()
+        library.reindex() if what is reindex else library.keep_up()
         after = library.stats()
         assert 0 <= before.vectors < after.vectors == after.chunks
         assert after.is_complete
@@ -161,7 +168,7 @@ def test_a_kill_while_the_index_is_written_leaves_the_one_before_or_after(
         library.keep_up()
         expected = library.stats().index
         found = library.search("lava volcán", k=9).passages
-        kill_after(WRITE_INDEX, 2, delay_s, corpus, folder, encoder)
+        kill_after(write_index, 2, delay_s, corpus, folder, encoder)
         loaded = index.load(folder)
         assert loaded is not None
         assert loaded.stamp.ntotal == library.stats().chunks

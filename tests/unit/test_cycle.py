@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -242,6 +243,15 @@ def test_the_current_adapter_is_measured_on_held_out_texts(home: NodeHome) -> No
     training = cycle.train_cycle(home, CONFIG, today=lambda: MONDAY).record()["training"]
     assert documents == training["heldout"] > 0
     assert loss == pytest.approx(training["loss_before"], rel=1e-4)
+
+
+def test_a_node_that_holds_nothing_out_measures_nothing_and_loads_nothing_for_it(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row | {"split": "train"} for row in text_rows(12)]
+    write_rows(home.datasets / "notes.jsonl", rows)
+    monkeypatch.setitem(sys.modules, "federation.model.loss", None)  # its import would fail
+    assert cycle.evaluate_current(home, CONFIG, today=lambda: MONDAY) == (None, 0)
 
 
 def test_packages_that_waited_too_long_expire(home: NodeHome) -> None:

@@ -21,6 +21,8 @@ from federation.errors import (
     TorError,
 )
 from federation.model.choose import SEMILLA, identity
+from federation.tor import forwarder
+from federation.tor.forwarder import Patience
 from federation.tor.keys import new_client_key
 from federation.tor.settings import TorSettings
 from tests.adapter_samples import make_spec
@@ -31,6 +33,7 @@ from tests.invited import accept, invite
 from tests.onion_home import ONION
 
 KEY = new_client_key().private
+HASTE = Patience(dial_s=1.0, first_pause_s=0.05, longest_pause_s=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGateway]:
 @pytest.fixture(scope="module")
 def chain() -> Chain:
     return Chain(make_spec(base_hash=identity(SEMILLA)))
+
+
+@pytest.fixture(autouse=True)
+def _haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not online is given up after a second, not after 25."""
+    monkeypatch.setattr(forwarder, "PATIENCE", HASTE)
 
 
 @pytest.fixture

@@ -185,6 +185,7 @@ def test_h30_a_world_readable_key_stops_the_start(
     home: NodeHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_node(home)
+    settings.save(NodeConfig(start_jitter_s=0), home.config)
     (home.keys / "supernode.key").chmod(0o644)
     assert run(["run", "--home", str(home.root)]) == 2
     assert "chmod 600" in capsys.readouterr().err
