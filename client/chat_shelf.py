@@ -13,6 +13,7 @@ from typing import Any
 
 from client.config import NodeConfig, NodeHome
 from client.feed_list import add_feed, change_feed, feed_overview
+from client.feed_trial import look_at
 from client.ingesting import Ears, Summary, places_of, take_feeds, take_paths
 from client.library import bring_up_to_date, open_library
 from federation import durable
@@ -80,6 +81,10 @@ class NodeFeeds:
     def remove(self, url: str) -> None:
         """Take one out."""
         change_feed(self._home, url, lambda _feed: None)
+
+    def test(self, url: str) -> Mapping[str, Any]:
+        """Look at one."""
+        return look_at(self._home, self._config, url, logger.info).to_json()
 
     def ingest(self) -> dict[str, Any]:
         """Fetch what is due."""

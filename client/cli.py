@@ -17,6 +17,7 @@ import typer
 
 from client import (
     cli_chat,
+    cli_feeds,
     cli_files,
     cli_ingest,
     cli_memory,
@@ -74,6 +75,7 @@ def build() -> typer.Typer:
     app.callback()(_common)
     cli_node.add_commands(app)
     cli_ingest.add_commands(app)
+    cli_feeds.add_commands(app)
     cli_training.add_commands(app)
     cli_tor.add_commands(app)
     cli_rag.add_commands(app)

@@ -30,8 +30,20 @@ export async function feeds(place) {
   const name = field("feedName", { maxlength: 200 }), topics = field("feedTopics", { maxlength: 500 });
   url.label.className = "broad";
   const train = el("input", { type: "checkbox" });
+  const look = el("button", { type: "button", id: "feed-test", class: "second" }, t("tryFeed"));
   const form = el("form", { class: "grid" }, url.label, name.label, topics.label,
-    el("div", {}, el("label", {}, el("span", {}, train, " ", t("feedTrain")))), el("button", { type: "submit" }, t("add")));
+    el("div", {}, el("label", {}, el("span", {}, train, " ", t("feedTrain")))), el("div", { class: "acts" }, el("button", { type: "submit" }, t("add")), look));
+  look.addEventListener("click", () => {
+    if (!url.input.reportValidity()) return;
+    tried(status, async () => {
+      look.disabled = true;
+      status.textContent = t("trying");
+      try {
+        const found = await call("POST", "/api/feeds/test", { url: url.input.value });
+        status.replaceChildren(trial(found));
+      } finally { look.disabled = false; }
+    });
+  });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     tried(status, async () => {
@@ -62,6 +74,13 @@ export async function feeds(place) {
     }));
     if (!rows.length) into.append(el("p", {}, t("noFeeds")));
   }
+}
+
+function trial(found) {
+  const facts = [`${t("entries")}: ${number(found.entries)}`, found.language, found.newest && `${t("newest")} ${date(found.newest)}`];
+  return el("div", { class: "trial" }, el("div", { class: "name" }, found.title || found.url), el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")),
+    el("ul", {}, ...found.titles.map((title) => el("li", {}, title))), el("div", { class: "facts" }, t("nothingKept")),
+    found.warning ? el("div", { class: "facts bad" }, `${t("notWellFormed")}: ${found.warning}`) : null);
 }
 
 export async function documents(place) {
