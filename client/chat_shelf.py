@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from client.config import NodeConfig, NodeHome
-from client.feed_list import add_feed, change_feed, feed_overview
+from client.feed_list import add_feed, add_starter, change_feed, feed_overview
 from client.feed_trial import look_at
 from client.ingesting import Ears, Summary, places_of, take_feeds, take_paths
 from client.library import bring_up_to_date, open_library
@@ -81,6 +81,10 @@ class NodeFeeds:
     def remove(self, url: str) -> None:
         """Take one out."""
         change_feed(self._home, url, lambda _feed: None)
+
+    def add_starter(self, language: str) -> None:
+        """Add the shipped ones that are not there yet."""
+        add_starter(self._home, language)
 
     def test(self, url: str) -> Mapping[str, Any]:
         """Look at one."""

@@ -24,7 +24,9 @@ def add_commands(app: typer.Typer) -> None:
 
 def ingest(  # noqa: PLR0913 (the options of one command)
     context: typer.Context,
-    feeds: Annotated[Path | None, typer.Option(help=_("Feeds file."))] = None,
+    feeds: Annotated[
+        Path | None, typer.Option(help=_("Feeds file, or starter-es or starter-en."))
+    ] = None,
     out: Annotated[Path | None, typer.Option(help=_("Corpus file."))] = None,
     stats: Annotated[Path | None, typer.Option(help=_("Statistics file."))] = None,
     languages: Annotated[
@@ -62,7 +64,7 @@ def ingest(  # noqa: PLR0913 (the options of one command)
 
     cli: Cli = context.obj
     config = cli.config(feeds=_wanted(languages, topics, max_items_per_feed, allow_loopback))
-    places = ingesting.places_of(cli.home, feeds, out, stats)
+    places = ingesting.places_of(cli.home, _subscribed(cli, feeds), out, stats)
     judgement = Judgement(deactivate_threshold, min_processed_to_evaluate) if auto_manage else None
     with _ears() as ears:
         if path:
@@ -77,6 +79,21 @@ def ingest(  # noqa: PLR0913 (the options of one command)
     emit(summary.to_json(), _line(summary), as_json=as_json)
     if summary.is_failure:
         raise typer.Exit(1)
+
+
+def _subscribed(cli: Cli, feeds: Path | None) -> Path | None:
+    """The feeds file that was named; a starter list is added to the home's own, and that is read.
+
+    A list of ours is never read in place: what an ingest has to change in it is its owner's.
+    """
+    from client.feed_list import STARTERS, add_starter
+
+    if feeds is None or str(feeds) not in STARTERS:
+        return feeds
+    new = add_starter(cli.home, STARTERS[str(feeds)])
+    told = _("{count} feeds were added; see and change them with: flower-client feeds list")
+    talk(told.format(count=len(new)))
+    return None
 
 
 def _follow(cli: Cli) -> None:

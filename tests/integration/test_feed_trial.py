@@ -72,3 +72,12 @@ def test_the_page_tries_a_feed_and_the_list_stays_empty(server: FeedServer, tmp_
         assert refused.status_code == 422
         assert bench.stranger.post("/api/feeds/test", json={"url": "x"}).status_code == 401
         assert bench.client.get("/api/feeds").json() == []
+
+
+def test_the_page_offers_the_well_known_feeds_and_adds_them(tmp_path: Path) -> None:
+    with chat_of(tmp_path / "node") as bench:
+        rows = bench.client.post("/api/feeds/starter", json={"language": "es"})
+        assert rows.status_code == 201
+        assert len(rows.json()) >= 8
+        assert bench.client.post("/api/feeds/starter", json={"language": "xx"}).status_code == 422
+        assert len(bench.client.get("/api/feeds").json()) == len(rows.json())

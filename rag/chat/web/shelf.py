@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Literal
 
 from pydantic import Field
 from python_multipart.exceptions import FormParserError
@@ -32,6 +33,12 @@ class FeedRequest(Body):
     train: bool = False
 
 
+class StarterRequest(Body):
+    """What `POST /api/feeds/starter` is given."""
+
+    language: Literal["es", "en"]
+
+
 class TrialRequest(Body):
     """What `POST /api/feeds/test` is given."""
 
@@ -53,6 +60,7 @@ class Shelf:
         """Of this part."""
         return [
             Route("/api/feeds", self.feeds, methods=["GET", "POST", "DELETE"]),
+            Route("/api/feeds/starter", self.starter, methods=["POST"]),
             Route("/api/feeds/test", self.test, methods=["POST"]),
             Route("/api/feeds/ingest", self.ingest, methods=["POST"]),
             Route("/api/documents", self.documents, methods=["GET", "POST"]),
@@ -70,6 +78,12 @@ class Shelf:
             await asyncio.to_thread(feeds.remove, request.query_params.get("url", ""))
         rows = await asyncio.to_thread(feeds.rows)
         return JSONResponse(rows, 201 if request.method == "POST" else 200)
+
+    async def starter(self, request: Request) -> Response:
+        """Add the well-known feeds of a language."""
+        given = await read(request, StarterRequest)
+        await asyncio.to_thread(self._services.feeds.add_starter, given.language)
+        return JSONResponse(await asyncio.to_thread(self._services.feeds.rows), 201)
 
     async def test(self, request: Request) -> Response:
         """Look at one feed; that it cannot be read is an answer too: 422 with the sentence."""

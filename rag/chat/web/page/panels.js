@@ -72,7 +72,15 @@ export async function feeds(place) {
       return el("div", { class: "row" }, el("div", {}, el("div", { class: "name" }, row.name), el("div", { class: "facts" }, link(row.url, row.url)),
         el("div", { class: "facts" }, facts), row.failure ? el("div", { class: "facts bad" }, row.failure) : null), remove);
     }));
-    if (!rows.length) into.append(el("p", {}, t("noFeeds")));
+    if (!rows.length) into.append(el("p", {}, t("noFeeds")), el("div", { class: "acts", id: "starter" }, starter("es"), starter("en")));
+  }
+
+  function starter(code) {
+    const take = () => tried(status, async () => {
+      fill(list, await call("POST", "/api/feeds/starter", { language: code }));
+      status.textContent = t("starterAdded");
+    });
+    return el("button", { type: "button", class: "second", lang: code, onclick: take }, t(`starter_${code}`));
   }
 }
 
