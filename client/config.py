@@ -265,6 +265,11 @@ class NodeHome:
         return self.root / "sent.jsonl"
 
     @property
+    def asked(self) -> Path:
+        """Which servers of feeds were asked, one line a request."""
+        return self.root / "asked.jsonl"
+
+    @property
     def running(self) -> Path:
         """JSON with the pid and state of the node that runs."""
         return self.root / "running.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from client.asked import noting
 from client.config import NodeConfig, NodeHome
 from client.feeds_way import open_route
 from rag.ingest.feeds import feed_of
@@ -13,7 +14,7 @@ from rag.ingest.trial import Trial, try_feed
 
 
 def look_at(home: NodeHome, config: NodeConfig, url: str, say: Callable[[str], None]) -> Trial:
-    """What the feed at `url` holds; nothing of it is stored.
+    """What the feed at `url` holds; nothing of it is stored but that it was asked for.
 
     Args:
         home: the node's.
@@ -28,4 +29,6 @@ def look_at(home: NodeHome, config: NodeConfig, url: str, say: Callable[[str], N
     """
     feed = feed_of({"url": url}, where=url)
     with open_route(home, config, say) as route, Reader() as reader:
-        return try_feed(Fetcher(route), reader, feed, config.feeds.max_items)
+        return try_feed(
+            Fetcher(route, heard=noting(home.asked)), reader, feed, config.feeds.max_items
+        )

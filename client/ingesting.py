@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from client.asked import noting
 from client.config import NodeConfig, NodeHome
 from client.feeds_way import open_route
 from federation import durable
@@ -193,7 +194,8 @@ def _fetch(
     ears: Ears,
 ) -> list[FeedResult]:
     with open_route(home, config, ears.say) as route, Reader() as reader:
-        return ingest_feeds(Tools(corpus, Fetcher(route), reader, ears.report), due, wishes)
+        fetcher = Fetcher(route, heard=noting(home.asked))
+        return ingest_feeds(Tools(corpus, fetcher, reader, ears.report), due, wishes)
 
 
 def _relabel(corpus: Corpus, feeds: Sequence[Feed]) -> None:
