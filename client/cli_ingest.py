@@ -74,8 +74,7 @@ def ingest(  # noqa: PLR0913 (the options of one command)
                 cli.home, config, places, judgement, is_forced=force, ears=ears
             )
     _tell(summary)
-    if places.corpus == cli.home.corpus:
-        _follow(cli)
+    _follow(cli, places.corpus)
     emit(summary.to_json(), _line(summary), as_json=as_json)
     if summary.is_failure:
         raise typer.Exit(1)
@@ -96,13 +95,19 @@ def _subscribed(cli: Cli, feeds: Path | None) -> Path | None:
     return None
 
 
-def _follow(cli: Cli) -> None:
-    """Make what is new searchable; if another process is at it, that one does."""
-    from client.library import bring_up_to_date
+def _follow(cli: Cli, corpus: Path) -> None:
+    """Make what is new in `corpus` searchable; if another process is at it, that one does.
 
+    A corpus of `--out` that is not searched has no store.
+    """
+    from client.library import bring_up_to_date, is_searched
+
+    config = cli.config()
+    if corpus != cli.home.corpus and not is_searched(cli.home, config, corpus):
+        return
     try:
         with steps_bar() as report:
-            bring_up_to_date(cli.home, cli.config(), talk, report)
+            bring_up_to_date(cli.home, config, talk, report, corpus=corpus)
     except ConscienceError as err:
         talk(err.message)
 

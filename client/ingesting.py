@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from client.asked import noting
 from client.config import NodeConfig, NodeHome
 from client.feeds_way import open_route
 from federation import durable
+from federation.errors import ConscienceError
+from federation.language import _
 from rag.ingest.all_feeds import FeedResult, Tools, due_feeds, ingest_feeds
 from rag.ingest.all_files import FileResult, FileTools, ingest_path
 from rag.ingest.corpus import Corpus, open_corpus
@@ -144,6 +147,35 @@ def take_feeds(
     content = {"format": STATS_FORMAT, "at": _now(), **summary.to_json()}
     durable.write_text(places.stats, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return summary
+
+
+def take_before_training(
+    home: NodeHome, config: NodeConfig, day: str, ears: Ears
+) -> Summary | None:
+    """Fetch the feeds that are due, once a day, so that it is today's texts that are learnt from.
+
+    A day whose training has begun keeps its data: a killed run is finished as it stood, and a
+    second one the same day makes no second package. Whatever fails here is said and passed over.
+
+    Args:
+        home: the node's.
+        config: its settings.
+        day: local date, ISO, as the run's folder begins.
+        ears: told of it.
+
+    Returns:
+        None if nothing was fetched: no feeds, not wanted, not trained on, or too late.
+    """
+    files = {home.root / Path(name).expanduser() for name in config.data}
+    is_late = any(home.runs.glob(f"{day}-*"))
+    if not (config.ingest_first and home.feeds.exists() and home.corpus in files) or is_late:
+        return None
+    try:
+        places = places_of(home, None, None, None)
+        return take_feeds(home, config, places, None, is_forced=False, ears=ears)
+    except (ConscienceError, OSError, sqlite3.Error) as err:
+        ears.say(_("The feeds were not read first: {why}").format(why=err))
+        return None
 
 
 def take_paths(

@@ -57,7 +57,7 @@ export async function feeds(place) {
     status.textContent = t("ingesting");
     try {
       const came = await call("POST", "/api/feeds/ingest", {});
-      status.textContent = t("ingested", { new: came.new, seen: came.seen, failed: came.failed.length });
+      status.textContent = t("ingested", { new: came.new, seen: came.seen, failed: came.failed.length }) + (came.note ? ` ${came.note}` : "");
       fill(list, await call("GET", "/api/feeds"));
     } finally { now.disabled = false; }
   }));
