@@ -24,6 +24,7 @@ from client import (
     cli_node,
     cli_privacy,
     cli_rag,
+    cli_review,
     cli_tor,
     cli_training,
 )
@@ -83,6 +84,7 @@ def build() -> typer.Typer:
     cli_privacy.add_commands(app)
     cli_chat.add_commands(app)
     cli_memory.add_commands(app)
+    cli_review.add_commands(app)
     return app
 
 

@@ -235,6 +235,16 @@ class NodeHome:
         return self.root / "memory" / "chat.sqlite"
 
     @property
+    def feedback(self) -> Path:
+        """What was thought of answers on the chat's page."""
+        return self.root / "memory" / "feedback.jsonl"
+
+    @property
+    def chat_token(self) -> Path:
+        """Opens the chat's page and its API."""
+        return self.keys / "chat.token"
+
+    @property
     def documents(self) -> Path:
         """Files that were given to the chat's page."""
         return self.root / "documents"
