@@ -44,7 +44,8 @@ def review(
 def _shown(judged: Judged) -> str:
     when = datetime.fromtimestamp(judged.ts).astimezone().strftime("%Y-%m-%d %H:%M")
     rating = _("good") if judged.rating == "up" else _("bad")
-    lines = [f"{rating}  {when}  {judged.question or _('(this conversation was forgotten)')}"]
+    asked = judged.question or _("(this conversation was forgotten)")
+    lines = [f"{rating}  {when}  {asked}"]
     if judged.answer:
         text = " ".join(judged.answer.split())
         lines.append(f"  {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}")
