@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2  # 1 was fitted to what FTS5 says of a few texts, see rag.retrieval.handful
 LIMIT = 0.5
-LEAST_ITEMS = 20
+LEAST_ITEMS = 60  # fitted to fewer, it refuses a quarter of what the texts do answer
 LEAST_WORDS = 3  # of a title that is asked for
 GROWTH = 1.5
 EXCHANGED = 0.3  # share of a title's words
