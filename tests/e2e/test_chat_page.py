@@ -239,7 +239,8 @@ def test_a_feed_is_added_read_and_a_hostile_title_stays_text(page: Page) -> None
         page.picture("desktop-feeds-none")
         page.by_id("feed-url").send_keys(server.url("/rss"))
         page.by_id("feed-test").click()
-        page.until(lambda: XSS in page.text("#panel-body .trial"))
+        page.until(lambda: "Ataque" in page.text("#panel-body .trial .name"))
+        assert not page.all("#panel-body img, #panel-body script")
         assert page.bench.client.get("/api/feeds").json() == []
         page.picture("desktop-feeds-tried")
         page.by_id("feed-url").send_keys(Keys.ENTER)
