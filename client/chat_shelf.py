@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from client.config import NodeConfig, NodeHome
-from client.feed_list import add_feed, change_feed, feed_overview
+from client.feed_list import add_feed, add_starter, change_feed, feed_overview
+from client.feed_trial import look_at
 from client.ingesting import Ears, Summary, places_of, take_feeds, take_paths
-from client.library import bring_up_to_date, open_library
+from client.library import (
+    bring_up_to_date,
+    is_searched,
+    open_library,
+    searches_elsewhere,
+)
 from federation import durable
-from federation.errors import ConscienceError, FormatError
+from federation.errors import ConscienceError, FormatError, UsageError
 from federation.language import _
 from rag.ingest.files import sniff
 
@@ -58,9 +64,13 @@ class Upkeep:
             if self._is_over:
                 return
             try:
-                bring_up_to_date(self._home, self._config, logger.info, lambda *_step: None)
+                self._bring_up()
             except ConscienceError as err:
                 logger.warning("what is new has no vectors yet: %s", err)
+
+    def _bring_up(self) -> None:
+        corpus = self._home.corpus  # what the page's feeds and files are written into
+        bring_up_to_date(self._home, self._config, logger.info, lambda *_step: None, corpus=corpus)
 
 
 class NodeFeeds:
@@ -81,6 +91,14 @@ class NodeFeeds:
         """Take one out."""
         change_feed(self._home, url, lambda _feed: None)
 
+    def add_starter(self, language: str) -> None:
+        """Add the shipped ones that are not there yet."""
+        add_starter(self._home, language)
+
+    def test(self, url: str) -> Mapping[str, Any]:
+        """Look at one."""
+        return look_at(self._home, self._config, url, logger.info).to_json()
+
     def ingest(self) -> dict[str, Any]:
         """Fetch what is due."""
         places = places_of(self._home, None, None, None)
@@ -91,7 +109,9 @@ class NodeFeeds:
         )
         _follow(self._home, self._config)
         self._then()
-        return _counts(summary)
+        is_found = is_searched(self._home, self._config, self._home.corpus)
+        note = "" if is_found else searches_elsewhere(self._home, self._config)
+        return {**_counts(summary), "note": note}
 
 
 class NodeDocuments:
@@ -104,7 +124,7 @@ class NodeDocuments:
         """All, the newest first."""
         if not self._home.documents.is_dir():
             return []
-        with open_library(self._home, self._config) as library:
+        with open_library(self._home, self._config, corpus=self._home.corpus) as library:
             sources = library.store.files()
         found = [
             (file.stat().st_mtime, _row(folder.name, file, sources))
@@ -119,7 +139,10 @@ class NodeDocuments:
 
         Raises:
             FormatError: it is of no kind that is read, or holds no text.
+            UsageError: what is taken in here would not be searched.
         """
+        if not is_searched(self._home, self._config, self._home.corpus):
+            raise UsageError(searches_elsewhere(self._home, self._config))
         kind = sniff(body, label)
         name = secrets.token_hex(16)
         path = self._home.documents / name / f"{plain(label)}{SUFFIX[kind]}"
@@ -171,7 +194,7 @@ def _row(name: str, file: Path, sources: Mapping[str, tuple[str, int]]) -> dict[
 
 def _counts(summary: Summary | None) -> dict[str, Any]:
     if summary is None:
-        return {"new": 0, "changed": 0, "seen": 0, "failed": []}
+        return {"new": 0, "changed": 0, "seen": 0, "failed": [], "note": ""}
     content = summary.to_json()
     failed = [
         {"url": row.get("url", row["name"]), "name": row["name"], "reason": row["why"]}
@@ -185,7 +208,7 @@ def _counts(summary: Summary | None) -> dict[str, Any]:
 def _follow(home: NodeHome, config: NodeConfig) -> None:
     """Its words can be found at once."""
     try:
-        with open_library(home, config) as library:
+        with open_library(home, config, corpus=home.corpus) as library:
             library.follow()
     except ConscienceError as err:  # another process is at it, and will come to it
         logger.info("the library is behind: %s", err)

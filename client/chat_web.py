@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from client.chat_answers import NodeAnswers, NodeState
 from client.chat_onion import ChatOnion
 from client.chat_shelf import NodeDocuments, NodeFeeds, Upkeep
+from client.chat_token import keep_token
 from client.config import NodeConfig, NodeHome
 from client.knowledge import open_memory
 from client.library import open_library
@@ -30,7 +31,6 @@ from rag.chat.web.settings import SettingsFile
 HOST = "127.0.0.1"  # and no other: whoever is elsewhere comes through the onion service
 PORT = 5180
 MOST_CONNECTIONS = 128
-FEEDBACK = "feedback.jsonl"
 SETTINGS = "webchat_settings.json"
 Say = Callable[[str], None]
 
@@ -60,7 +60,15 @@ class Door:
         return f"http://{HOST}:{self.port}/#token={self.login.token}"
 
 
-def serve(home: NodeHome, config: NodeConfig, port: int, say: Say, *, onion: bool = False) -> None:
+def serve(
+    home: NodeHome,
+    config: NodeConfig,
+    port: int,
+    say: Say,
+    *,
+    onion: bool = False,
+    new_token: bool = False,
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
@@ -69,14 +77,16 @@ def serve(home: NodeHome, config: NodeConfig, port: int, say: Say, *, onion: boo
         port: 0 finds a free one.
         say: told the links, once.
         onion: publish it as an onion service too, for visitors with its key.
+        new_token: make another; the one before opens nothing any more.
 
     Raises:
+        PermissionsError: other users can read the token.
         ConscienceError: the port is taken.
         TorError: the onion service cannot be published.
     """
     with ExitStack() as stack:
         listener = stack.enter_context(_listener(port))
-        login, name = Login(), ""
+        login, name = Login(keep_token(home.chat_token, anew=new_token)), ""
         if onion:
             number = listener.getsockname()[1]
             service = ChatOnion(home.chat_onion, config.tor, number, say)
@@ -106,7 +116,7 @@ def application(home: NodeHome, config: NodeConfig, door: Door) -> Iterator[ASGI
             documents=NodeDocuments(home, config, upkeep.ask),
             state=NodeState(home),
             memory=open_memory(home, config),
-            feedback=Feedback(home.memory.with_name(FEEDBACK)),
+            feedback=Feedback(home.feedback),
             settings=SettingsFile(home.runs / SETTINGS),
             version=installed_version(),
         )

@@ -17,12 +17,14 @@ import typer
 
 from client import (
     cli_chat,
+    cli_feeds,
     cli_files,
     cli_ingest,
     cli_memory,
     cli_node,
     cli_privacy,
     cli_rag,
+    cli_review,
     cli_tor,
     cli_training,
 )
@@ -74,6 +76,7 @@ def build() -> typer.Typer:
     app.callback()(_common)
     cli_node.add_commands(app)
     cli_ingest.add_commands(app)
+    cli_feeds.add_commands(app)
     cli_training.add_commands(app)
     cli_tor.add_commands(app)
     cli_rag.add_commands(app)
@@ -81,6 +84,7 @@ def build() -> typer.Typer:
     cli_privacy.add_commands(app)
     cli_chat.add_commands(app)
     cli_memory.add_commands(app)
+    cli_review.add_commands(app)
     return app
 
 

@@ -56,6 +56,9 @@ def chat(  # noqa: PLR0913 (the options of one command)
     onion: Annotated[
         bool, typer.Option("--onion", help=_("With --web: also for your devices, through Tor."))
     ] = False,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help=_("With --web: a new login; the old one ends."))
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help=_("Of the page."))] = 5180,
 ) -> None:
     """Chat."""
@@ -66,12 +69,13 @@ def chat(  # noqa: PLR0913 (the options of one command)
     cli: Cli = context.obj
     asked, drawn, kept = parse(values or [])
     config = cli.config(answer_style=kept.pop("style", None), model=kept.pop("model", None))
-    if onion and not web:
-        raise UsageError(_("--onion is for the page: add --web."))
+    for flag, is_given in (("--onion", onion), ("--new-token", new_token)):
+        if is_given and not web:
+            raise UsageError(_("{flag} is for the page: add --web.").format(flag=flag))
     if web:
         from client.chat_web import serve
 
-        serve(cli.home, config, port, output.say, onion=onion)
+        serve(cli.home, config, port, output.say, onion=onion, new_token=new_token)
         return
     question = _question(asked, drawn)
     with library.searching(cli.home, config, output.talk) as search:

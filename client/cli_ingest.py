@@ -1,38 +1,32 @@
-"""Commands about what the node reads: ingest, feeds."""
+"""The command `ingest`: feeds and files become the corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_output import Cli, emit, steps_bar, table, talk
+from client.cli_output import Cli, emit, steps_bar, talk
 from federation.errors import ConscienceError
 from federation.language import _
 
 if TYPE_CHECKING:
     from client.ingesting import Ears, Summary
-    from rag.ingest.feeds import Feed
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands to the tree."""
+    """Add this file's command to the tree."""
     app.command(help=_("Fetch the feeds, or take in files, into the corpus."))(ingest)
-    feeds = typer.Typer(help=_("Which feeds are read."), no_args_is_help=True)
-    feeds.command("list", help=_("List the feeds and how they fare."))(list_feeds)
-    feeds.command(help=_("Add a feed."))(add)
-    feeds.command(help=_("Remove a feed; what it brought stays."))(remove)
-    feeds.command(help=_("Read a feed again."))(enable)
-    feeds.command(help=_("Pass a feed over."))(disable)
-    app.add_typer(feeds, name="feeds")
 
 
 def ingest(  # noqa: PLR0913 (the options of one command)
     context: typer.Context,
-    feeds: Annotated[Path | None, typer.Option(help=_("Feeds file."))] = None,
+    feeds: Annotated[
+        Path | None, typer.Option(help=_("Feeds file, or starter-es or starter-en."))
+    ] = None,
     out: Annotated[Path | None, typer.Option(help=_("Corpus file."))] = None,
     stats: Annotated[Path | None, typer.Option(help=_("Statistics file."))] = None,
     languages: Annotated[
@@ -70,7 +64,7 @@ def ingest(  # noqa: PLR0913 (the options of one command)
 
     cli: Cli = context.obj
     config = cli.config(feeds=_wanted(languages, topics, max_items_per_feed, allow_loopback))
-    places = ingesting.places_of(cli.home, feeds, out, stats)
+    places = ingesting.places_of(cli.home, _subscribed(cli, feeds), out, stats)
     judgement = Judgement(deactivate_threshold, min_processed_to_evaluate) if auto_manage else None
     with _ears() as ears:
         if path:
@@ -80,91 +74,42 @@ def ingest(  # noqa: PLR0913 (the options of one command)
                 cli.home, config, places, judgement, is_forced=force, ears=ears
             )
     _tell(summary)
-    if places.corpus == cli.home.corpus:
-        _follow(cli)
+    _follow(cli, places.corpus)
     emit(summary.to_json(), _line(summary), as_json=as_json)
     if summary.is_failure:
         raise typer.Exit(1)
 
 
-def _follow(cli: Cli) -> None:
-    """Make what is new searchable; if another process is at it, that one does."""
-    from client.library import bring_up_to_date
+def _subscribed(cli: Cli, feeds: Path | None) -> Path | None:
+    """The feeds file that was named; a starter list is added to the home's own, and that is read.
 
+    A list of ours is never read in place: what an ingest has to change in it is its owner's.
+    """
+    from client.feed_list import STARTERS, add_starter
+
+    if feeds is None or str(feeds) not in STARTERS:
+        return feeds
+    new = add_starter(cli.home, STARTERS[str(feeds)])
+    told = _("{count} feeds were added; see and change them with: flower-client feeds list")
+    talk(told.format(count=len(new)))
+    return None
+
+
+def _follow(cli: Cli, corpus: Path) -> None:
+    """Make what is new in `corpus` searchable; if another process is at it, that one does.
+
+    A corpus of `--out` that is not searched has no store.
+    """
+    from client.library import bring_up_to_date, is_searched
+
+    config = cli.config()
+    if corpus != cli.home.corpus and not is_searched(cli.home, config, corpus):
+        return
     try:
         with steps_bar() as report:
-            bring_up_to_date(cli.home, cli.config(), talk, report)
+            bring_up_to_date(cli.home, config, talk, report, corpus=corpus)
     except ConscienceError as err:
         talk(err.message)
-
-
-def list_feeds(
-    context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help=_("Print JSON."))] = False,
-) -> None:
-    """List the feeds with what is remembered of them."""
-    from client.feed_list import feed_overview
-
-    cli: Cli = context.obj
-    rows = feed_overview(cli.home)
-    headers = [_("feed"), _("active"), _("entries"), _("last read"), _("failures"), _("address")]
-    names = ("name", "active", "entries", "fetched_at", "failures", "url")
-    cells = [[row[name] for name in names] for row in rows]
-    text = table(headers, cells) if rows else _("There are no feeds yet.")
-    emit({"feeds": rows}, text, as_json=as_json)
-
-
-def add(
-    context: typer.Context,
-    url: Annotated[str, typer.Argument(help=_("Address of an RSS or Atom feed."))],
-    name: Annotated[str, typer.Option(help=_("What you call it."))] = "",
-    topics: Annotated[str, typer.Option(help=_("Its topics, such as 'ia;salud'."))] = "",
-    language: Annotated[str, typer.Option(help=_("Its language, such as es."))] = "",
-    no_train: Annotated[
-        bool, typer.Option("--no-train", help=_("Search it, but never learn from it."))
-    ] = False,
-) -> None:
-    """Add one feed to the file."""
-    from client.feed_list import add_feed
-
-    cli: Cli = context.obj
-    values: dict[str, Any] = {"name": name, "topics": topics, "language": language}
-    feed = add_feed(cli.home, {"url": url, **values, "train": not no_train})
-    print(_("{url} will be read by the next: flower-client ingest").format(url=feed.url))
-
-
-def remove(
-    context: typer.Context,
-    feed: Annotated[str, typer.Argument(help=_("Its address or name."))],
-) -> None:
-    """Remove one feed from the file."""
-    _change(context, feed, lambda _feed: None)
-    print(_("Removed. What it brought stays in the corpus."))
-
-
-def enable(
-    context: typer.Context,
-    feed: Annotated[str, typer.Argument(help=_("Its address or name."))],
-) -> None:
-    """Switch one feed on."""
-    _change(context, feed, lambda found: found.model_copy(update={"active": True}))
-    print(_("It will be read."))
-
-
-def disable(
-    context: typer.Context,
-    feed: Annotated[str, typer.Argument(help=_("Its address or name."))],
-) -> None:
-    """Switch one feed off."""
-    _change(context, feed, lambda found: found.model_copy(update={"active": False}))
-    print(_("It will be passed over."))
-
-
-def _change(context: typer.Context, named: str, change: Callable[[Feed], Feed | None]) -> None:
-    from client.feed_list import change_feed
-
-    cli: Cli = context.obj
-    change_feed(cli.home, named, change)
 
 
 def _wanted(

@@ -78,15 +78,22 @@ def forget(
     as_json: Annotated[bool, typer.Option("--json", help=_("Print JSON."))] = False,
 ) -> None:
     """Forget."""
+    from rag.chat.web.feedback import Feedback
+
     if sum((bool(session), everything, bool(older_than))) != 1:
         raise UsageError(
             _("Say what to forget."), hint=_("A session's id, --older-than DAYS, or --all.")
         )
     memory = _open(context)
+    feedback = Feedback(context.obj.home.feedback)  # opinions go with what they are about
     if everything:
         gone = memory.forget_all()
+        feedback.forget()
     elif session:
-        gone = memory.forget(find(memory, session).id)
+        found = find(memory, session).id
+        answers = {turn.message_id for turn in memory.turns(found)}
+        gone = memory.forget(found)
+        feedback.forget(answers)
     else:
         gone = memory.forget(before=time.time() - older_than * DAY_S)
     text = _("{count} messages were deleted; no copy of them is left in the file.")

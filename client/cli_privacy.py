@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,10 @@ from client.cli_output import Cli, emit, table
 from federation.language import _
 
 if TYPE_CHECKING:
+    from client.asked import Host
     from client.privacy import Account
+
+SHOWN_HOSTS = 20
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -40,7 +44,9 @@ def _text(found: Account) -> str:
         for p in found.packages
     ]
     parts = [
-        _("To {whom}, {way}.").format(whom=found.to, way=found.way),
+        _("To {whom}, {way}.").format(whom=found.to, way=found.way)
+        if found.way
+        else _("This node has not joined a federation yet."),
         table([_("day (UTC)"), _("requests"), _("sent"), _("packages"), _("of these")], days)
         if days
         else _("Nothing has left this machine yet."),
@@ -48,9 +54,25 @@ def _text(found: Account) -> str:
     if packages:
         headers = [_("package sent (UTC)"), "sha256", _("bytes"), _("with padding"), _("state")]
         parts.append(table(headers, packages))
+    if found.feeds:
+        parts.append(_feeds(found.feeds))
     parts.append(found.counted)
     parts.append("\n".join([_("What it can reveal:"), *(f"- {line}" for line in found.reveals)]))
     return "\n\n".join([*parts, found.stays])
+
+
+def _feeds(hosts: Sequence[Host]) -> str:
+    """The servers of feeds that were asked last."""
+    rows = [
+        [h.host, h.requests, h.through_tor, _size(h.sent_bytes), _size(h.received_bytes),
+         h.last[:16].replace("T", " ")]
+        for h in hosts[:SHOWN_HOSTS]
+    ]  # fmt: skip
+    headers = [_("server of a feed"), _("requests"), _("through Tor"), _("sent"), _("received"),
+               _("last (UTC)")]  # fmt: skip
+    shown = table(headers, rows)
+    rest = len(hosts) - SHOWN_HOSTS
+    return shown if rest <= 0 else shown + "\n" + _("… and {count} more").format(count=rest)
 
 
 def _size(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_output import Cli, emit, progress_bar, table
+from client.cli_output import Cli, emit, progress_bar, table, talk
 from federation.errors import NoDataError
 from federation.language import _
 
@@ -94,6 +94,7 @@ def contribute(
 
     cli: Cli = context.obj
     config = _with_flags(cli, task, data, max_minutes)
+    _read_feeds(cli, config)
     try:
         with progress_bar() as report:
             entry = cycle.contribute(cli.home, config, report=report)
@@ -109,6 +110,22 @@ def contribute(
         sha=entry.sha256[:12], size=entry.size_bytes, examples=entry.examples
     )
     emit({"package": entry.sha256, **asdict(entry)}, text, as_json=as_json)
+
+
+def _read_feeds(cli: Cli, config: NodeConfig) -> None:
+    """First what is new, if there are feeds; a feed that fails stops nothing."""
+    from datetime import date
+
+    from client.ingesting import Ears, name_of, take_before_training
+
+    today = date.today().isoformat()  # noqa: DTZ011 - the owner's day, as the run's folder has it
+    summary = take_before_training(cli.home, config, today, Ears(say=talk))
+    if summary is None:
+        return
+    for result in summary.failed:
+        talk(_("failed: {name}: {why}").format(name=name_of(result), why=result.why))
+    told = _("Feeds read first: {new} new entries.")
+    talk(told.format(new=summary.count("new")))
 
 
 def _with_flags(

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from client.address import parse_address
 from federation import durable, settings
 from federation.errors import ConfigError
 from federation.language import _
-from federation.tor.keys import check_onion, is_onion
+from federation.tor.keys import is_onion
 from federation.tor.settings import TorSettings
 from rag.ingest.feed_settings import FeedSettings
 
 HOME_VARIABLE = "CONSCIENCE_HOME"
 DEFAULT_DATA = "datasets/rss_research.jsonl"
-ONION_PORT = 443  # an onion service offers the gateway there, and nothing else
 
 
 class NodeConfig(settings.Settings):
@@ -53,6 +51,7 @@ class NodeConfig(settings.Settings):
         memory_path: file of what was said, relative to the home; "" is `memory/chat.sqlite`.
         memory_days: what was said longer ago is forgotten; 0 keeps it.
         feeds: what is wanted of them; which they are, `datasets/rss_feeds.json` says.
+        ingest_first: `contribute` reads the feeds that are due before the day's training.
         start_jitter_s: `run` waits a random time of at most so long before its first contact.
     """
 
@@ -83,6 +82,7 @@ class NodeConfig(settings.Settings):
     use_tor: bool | None = None
     tor: TorSettings = Field(default_factory=TorSettings)
     feeds: FeedSettings = Field(default_factory=FeedSettings)
+    ingest_first: bool = True
     start_jitter_s: float = Field(default=20.0, ge=0, le=7200)
     answer_style: Literal["auto", "extractive", "generative"] = "auto"
     memory_path: str = ""
@@ -235,6 +235,16 @@ class NodeHome:
         return self.root / "memory" / "chat.sqlite"
 
     @property
+    def feedback(self) -> Path:
+        """What was thought of answers on the chat's page."""
+        return self.root / "memory" / "feedback.jsonl"
+
+    @property
+    def chat_token(self) -> Path:
+        """Opens the chat's page and its API."""
+        return self.keys / "chat.token"
+
+    @property
     def documents(self) -> Path:
         """Files that were given to the chat's page."""
         return self.root / "documents"
@@ -263,6 +273,11 @@ class NodeHome:
     def sent(self) -> Path:
         """What left this machine, one line a hand-over."""
         return self.root / "sent.jsonl"
+
+    @property
+    def asked(self) -> Path:
+        """Which servers of feeds were asked, one line a request."""
+        return self.root / "asked.jsonl"
 
     @property
     def running(self) -> Path:
@@ -359,24 +374,6 @@ def shown_address(address: str) -> str:
     return _("the server's onion service") if is_onion(host_of(address)) else address
 
 
-def parse_address(url: str) -> tuple[str, int]:
-    """Host and port of a server URL.
-
-    Raises:
-        ValueError: not https, an onion service or loopback; or an onion address that cannot be.
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    default_port = {"https": 443, "http": 80}.get(parts.scheme)
-    if not host or default_port is None:
-        raise ValueError(_("'{url}' is not a URL such as https://host:9443").format(url=url))
-    if is_onion(host):
-        return check_onion(host), parts.port or ONION_PORT
-    if parts.scheme == "http" and not _is_loopback(host):
-        raise ValueError(_("'{url}' must be https, an onion service or loopback").format(url=url))
-    return host, parts.port or default_port
-
-
 def write_default(home: NodeHome) -> Path:
     """Make the home with a config file that holds every key, if there is none yet."""
     durable.make_folder(home.root)
@@ -385,12 +382,3 @@ def write_default(home: NodeHome) -> Path:
     if not home.config.exists():
         settings.save(NodeConfig(), home.config)
     return home.config
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

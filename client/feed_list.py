@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from client.config import NodeHome
@@ -14,6 +15,9 @@ from federation.language import _
 from rag.ingest.feed_state import FeedState, read_states
 from rag.ingest.feeds import Feed, feed_of, read_feeds, write_feeds
 from rag.ingest.upkeep import shown
+
+STARTER = Path(__file__).parent / "starter"
+STARTERS = {f"starter-{code}": code for code in ("es", "en")}  # as `ingest --feeds` names them
 
 
 def feed_overview(home: NodeHome) -> list[dict[str, Any]]:
@@ -41,6 +45,22 @@ def add_feed(home: NodeHome, row: Mapping[str, Any]) -> Feed:
             raise UsageError(_("{url} is among the feeds already").format(url=feed.url))
         write_feeds(home.feeds, (*feeds, feed))
     return feed
+
+
+def starter_feeds(language: str) -> tuple[Feed, ...]:
+    """The shipped list of well-known public feeds in "es" or "en"."""
+    return read_feeds(STARTER / f"feeds.{language}.json")
+
+
+def add_starter(home: NodeHome, language: str) -> list[Feed]:
+    """Add the shipped feeds of a language that are not in the file yet; returns those."""
+    with _locked(home):
+        feeds = read_feeds(home.feeds) if home.feeds.exists() else ()
+        held = {url for each in feeds for url in (each.url, *each.former)}
+        new = [feed for feed in starter_feeds(language) if feed.url not in held]
+        if new:
+            write_feeds(home.feeds, (*feeds, *new))
+    return new
 
 
 def change_feed(home: NodeHome, named: str, change: Callable[[Feed], Feed | None]) -> None:

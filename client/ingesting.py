@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from client.asked import noting
 from client.config import NodeConfig, NodeHome
 from client.feeds_way import open_route
 from federation import durable
+from federation.errors import ConscienceError
+from federation.language import _
 from rag.ingest.all_feeds import FeedResult, Tools, due_feeds, ingest_feeds
 from rag.ingest.all_files import FileResult, FileTools, ingest_path
 from rag.ingest.corpus import Corpus, open_corpus
@@ -145,6 +149,35 @@ def take_feeds(
     return summary
 
 
+def take_before_training(
+    home: NodeHome, config: NodeConfig, day: str, ears: Ears
+) -> Summary | None:
+    """Fetch the feeds that are due, once a day, so that it is today's texts that are learnt from.
+
+    A day whose training has begun keeps its data: a killed run is finished as it stood, and a
+    second one the same day makes no second package. Whatever fails here is said and passed over.
+
+    Args:
+        home: the node's.
+        config: its settings.
+        day: local date, ISO, as the run's folder begins.
+        ears: told of it.
+
+    Returns:
+        None if nothing was fetched: no feeds, not wanted, not trained on, or too late.
+    """
+    files = {home.root / Path(name).expanduser() for name in config.data}
+    is_late = any(home.runs.glob(f"{day}-*"))
+    if not (config.ingest_first and home.feeds.exists() and home.corpus in files) or is_late:
+        return None
+    try:
+        places = places_of(home, None, None, None)
+        return take_feeds(home, config, places, None, is_forced=False, ears=ears)
+    except (ConscienceError, OSError, sqlite3.Error) as err:
+        ears.say(_("The feeds were not read first: {why}").format(why=err))
+        return None
+
+
 def take_paths(
     config: NodeConfig,
     places: Places,
@@ -193,7 +226,8 @@ def _fetch(
     ears: Ears,
 ) -> list[FeedResult]:
     with open_route(home, config, ears.say) as route, Reader() as reader:
-        return ingest_feeds(Tools(corpus, Fetcher(route), reader, ears.report), due, wishes)
+        fetcher = Fetcher(route, heard=noting(home.asked))
+        return ingest_feeds(Tools(corpus, fetcher, reader, ears.report), due, wishes)
 
 
 def _relabel(corpus: Corpus, feeds: Sequence[Feed]) -> None:

@@ -48,23 +48,44 @@ class NodeSearch:
         return self._library.search(question, k, Filters(without=without))
 
 
-def open_library(home: NodeHome, config: NodeConfig, *, allow_download: bool = False) -> Library:
-    """The library of this node; to be closed.
+def searched_corpus(home: NodeHome, config: NodeConfig) -> Path:
+    """What the chat searches: what `ingest` writes, unless `rag_corpus_path` names another."""
+    if not config.rag_corpus_path:
+        return home.corpus
+    named = home.root / Path(config.rag_corpus_path).expanduser()
+    return home.corpus if named.resolve() == home.corpus.resolve() else named
+
+
+def is_searched(home: NodeHome, config: NodeConfig, corpus: Path) -> bool:
+    """Whether what is written into `corpus` is found by the chat."""
+    return searched_corpus(home, config).resolve() == corpus.resolve()
+
+
+def open_library(
+    home: NodeHome,
+    config: NodeConfig,
+    *,
+    corpus: Path | None = None,
+    allow_download: bool = False,
+) -> Library:
+    """The library of one of this node's corpora; to be closed.
 
     Args:
         home: the node's home.
-        config: its settings; another corpus has a store of its own.
+        config: its settings.
+        corpus: whose; None: the one that is searched. Each has a store of its own.
         allow_download: whether a hub embedder may be fetched.
     """
     bound_blas()
     from rag.retrieval.library import Library
 
-    corpus, folder = home.corpus, home.rag
-    if config.rag_corpus_path:
-        corpus = home.root / Path(config.rag_corpus_path).expanduser()
-        folder = home.rag / "other" / hashlib.sha256(str(corpus).encode()).hexdigest()[:16]
+    searched = searched_corpus(home, config)
+    chosen = searched if corpus is None or is_searched(home, config, corpus) else corpus
+    folder = home.rag
+    if chosen != home.corpus:
+        folder = home.rag / "other" / hashlib.sha256(str(chosen).encode()).hexdigest()[:16]
     return Library(
-        corpus,
+        chosen,
         folder,
         embedder=config.embedder,
         threads=config.embedder_threads,
@@ -87,15 +108,30 @@ def searching(home: NodeHome, config: NodeConfig, say: Say) -> Iterator[SearchWi
         yield NodeSearch(library) if library.store.count("documents") else None
 
 
-def bring_up_to_date(home: NodeHome, config: NodeConfig, say: Say, report: Report) -> None:
+def bring_up_to_date(
+    home: NodeHome,
+    config: NodeConfig,
+    say: Say,
+    report: Report,
+    *,
+    corpus: Path | None = None,
+) -> None:
     """After an ingest: words at once, vectors for a while, and when to refuse an answer.
+
+    Args:
+        home: the node's.
+        config: its settings.
+        say: told how many texts can be searched, and what is not as it might be.
+        report: told how far it has come.
+        corpus: that was written; None: the one that is searched. When to refuse goes by the one
+            that is searched, and is left as it is after another was written.
 
     Raises:
         ConscienceError: another process is at it.
     """
     from rag.answer import abstain
 
-    with open_library(home, config) as library:
+    with open_library(home, config, corpus=corpus) as library:
         library.follow(report=report)
         library.keep_up(seconds=EMBED_S, report=report)
         say(
@@ -105,6 +141,9 @@ def bring_up_to_date(home: NodeHome, config: NodeConfig, say: Say, report: Repor
         )
         for note in library.notes():
             say(note)
+        if corpus is not None and not is_searched(home, config, corpus):
+            say(searches_elsewhere(home, config))
+            return
         search = NodeSearch(library)
         stamp = search.find("?", 1)
         abstain.refreshed(
@@ -114,3 +153,9 @@ def bring_up_to_date(home: NodeHome, config: NodeConfig, say: Say, report: Repor
             chunks=stamp.evidence.chunks,
             embedder=stamp.embedder,
         )
+
+
+def searches_elsewhere(home: NodeHome, config: NodeConfig) -> str:
+    """Why what was just taken in is not found by the chat."""
+    path = searched_corpus(home, config)
+    return _("The chat searches another corpus, {path} (`rag_corpus_path`).").format(path=path)

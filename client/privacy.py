@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from client.asked import Host, by_host
+from client.asked import read as read_asked
 from client.config import (
     Federation,
     NodeConfig,
@@ -61,6 +63,7 @@ class Account:
     way: str
     days: tuple[Day, ...]
     packages: tuple[Package, ...]
+    feeds: tuple[Host, ...]
     counted: str
     reveals: tuple[str, ...]
     stays: str
@@ -73,26 +76,33 @@ class Account:
 def account(home: NodeHome, config: NodeConfig) -> Account:
     """Add up the ledger of the node at `home`.
 
+    A node that belongs to no federation has told nobody but the servers of its feeds.
+
     Raises:
-        ConfigError: this node has not joined.
+        ConfigError: this node has not joined, and no feed was asked for.
     """
-    federation = load_federation(home)
-    entries = read(home.sent)
-    through_tor = goes_through_tor(config, server_address(config, federation.address))
+    feeds, entries = by_host(read_asked(home.asked)), read(home.sent)
+    if home.federation.exists() or not feeds:
+        federation = load_federation(home)
+        through_tor = goes_through_tor(config, server_address(config, federation.address))
+        to, told = _recipient(federation), reveals(through_tor=through_tor)
+    else:
+        through_tor, to, told = bool(config.use_tor), _("no federation yet"), ()
     return Account(
-        to=_recipient(federation),
-        way=_way(through_tor=through_tor),
+        to=to,
+        way=_way(through_tor=through_tor) if told else "",
         days=by_day(entries),
         packages=_packages(entries, _states(home, config)),
+        feeds=feeds,
         counted=_(
             "Bytes are those of requests before encryption; TLS and Tor add a few per cent. The "
             "node's connection writes them down every quarter of an hour and when it ends. Checks "
             "of the connection, some hundred bytes each, are not counted."
         ),
-        reveals=reveals(through_tor=through_tor),
+        reveals=(*told, *_of_feeds(feeds)),
         stays=_(
-            "Never sent: texts, questions and answers, memory, feeds, settings, names of people, "
-            "files or machines, and what this machine is made of."
+            "Never sent to the server: texts, questions and answers, memory, feeds, settings, "
+            "names of people, files or machines, and what this machine is made of."
         ),
     )
 
@@ -151,6 +161,20 @@ def reveals(*, through_tor: bool) -> tuple[str, ...]:
             "somebody who watches the line learns less from one. The operator learns the same."
         ),
     )
+
+
+def _of_feeds(hosts: Sequence[Host]) -> tuple[str, ...]:
+    """What the servers of feeds can tell, if any was asked."""
+    straight = sum(host.requests - host.through_tor for host in hosts)
+    if straight:
+        sentence = _(
+            "{count} requests for feeds did not go through Tor: each feed's server saw the address "
+            "of your internet connection, and whoever looks names up for you saw which servers."
+        )
+        return (sentence.format(count=straight),)
+    if hosts:
+        return (_("The servers of feeds saw an exit of Tor, not your address."),)
+    return ()
 
 
 def _recipient(federation: Federation) -> str:

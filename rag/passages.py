@@ -37,6 +37,7 @@ class Passage:
 class Evidence:
     """Numbers over the whole corpus that say whether it answers the question at all.
 
+    In a store of a few chunks they are reckoned as if it held more, see `rag.retrieval.handful`.
     idf is ln(1 + (N - df + .5) / (df + .5)) over distinct stems of the question without stop-words.
 
     Attributes:

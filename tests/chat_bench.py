@@ -15,7 +15,7 @@ import httpx
 
 from client.chat_answers import NodeAnswers, NodeState
 from client.chat_shelf import NodeDocuments, NodeFeeds
-from client.chat_web import FEEDBACK, HOST, SETTINGS, Door, _listener, server
+from client.chat_web import HOST, SETTINGS, Door, _listener, server
 from client.config import NodeConfig, NodeHome
 from client.knowledge import open_memory
 from client.library import open_library
@@ -124,7 +124,7 @@ def chat_of(
             documents=NodeDocuments(home, config, lambda: None),
             state=NodeState(home),
             memory=open_memory(home, config),
-            feedback=Feedback(home.memory.with_name(FEEDBACK)),
+            feedback=Feedback(home.feedback),
             settings=SettingsFile(home.runs / SETTINGS),
             version="0",
         )

@@ -7,27 +7,17 @@ language's rules, so that a name matches itself in a text of another language.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping
 
-from rag.retrieval.stems import WORD, stem, words
+from rag.retrieval.stems import WORD, guess_language, stem, words
 from rag.retrieval.stop_words import BY_LANGUAGE
 
 __all__ = ["WORD", "content_words", "coverage", "idf", "language_of", "stem", "stems"]
 
 
 def language_of(text: str, default: str = "en") -> str:
-    """Either "es" or "en", by a vote of stop-words and of letters that only Spanish has."""
-    votes = dict.fromkeys(BY_LANGUAGE, 0)
-    for word in words(text):
-        for code, stop in BY_LANGUAGE.items():
-            votes[code] += word in stop
-    votes["es"] += 2 * bool(re.search("[ñ¿¡]", text, re.IGNORECASE)) + bool(
-        re.search("[áéíóú]", text, re.IGNORECASE)
-    )
-    if votes["es"] == votes["en"]:
-        return default if default in BY_LANGUAGE else "en"
-    return "es" if votes["es"] > votes["en"] else "en"
+    """Either "es" or "en", by retrieval's vote; `default` (if it is one of them) without one."""
+    return guess_language(text) or (default if default in BY_LANGUAGE else "en")
 
 
 def content_words(text: str, language: str) -> list[str]:

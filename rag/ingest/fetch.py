@@ -10,7 +10,7 @@ import asyncio
 import http
 import ssl
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -88,6 +88,23 @@ class Fetched:
     wish_s: float = 0.0
 
 
+@dataclass
+class Contact:
+    """One request, as far as it came; a host that was only looked up counts too.
+
+    Attributes:
+        host: that was asked.
+        is_tor: through Tor.
+        sent_bytes: before TLS; 0 if no answer began to come.
+        received_bytes: as they came, packed.
+    """
+
+    host: str
+    is_tor: bool
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
 class FetchError(NetworkError):
     """A feed that did not come.
 
@@ -112,6 +129,7 @@ class Fetcher:
         patience: for each feed; three times as much through Tor.
         max_bytes: of an unpacked body.
         trust: certificates; None: the usual ones.
+        heard: told of each request, whatever came of it.
     """
 
     def __init__(
@@ -121,11 +139,13 @@ class Fetcher:
         patience: Patience | None = None,
         max_bytes: int = MAX_BYTES,
         trust: ssl.SSLContext | None = None,
+        heard: Callable[[Contact], None] = lambda _contact: None,
     ) -> None:
         self._route = route
         self._patience = (patience or Patience()).times(3.0 if route.is_tor else 1.0)
         self._max_bytes = max_bytes
         self._trust = trust or httpx.create_ssl_context(trust_env=False)
+        self._heard = heard
 
     async def fetch(self, request: Request) -> Fetched:
         """One feed.
@@ -169,6 +189,15 @@ class Fetcher:
     async def _once(self, request: Request) -> tuple[Fetched | None, tuple[int, str]]:
         """One request: an answer, or the code and target of a redirect."""
         place = place_of(request.url)
+        contact = Contact(place.host, self._route.is_tor)
+        try:
+            return await self._ask(request, place, contact)
+        finally:
+            self._heard(contact)
+
+    async def _ask(
+        self, request: Request, place: Place, contact: Contact
+    ) -> tuple[Fetched | None, tuple[int, str]]:
         times = self._patience
         async with (
             self._route.open(place) as (address, port),
@@ -185,10 +214,19 @@ class Fetcher:
                 extensions={"sni_hostname": place.host},
             ) as response,
         ):
-            code = response.status_code
-            if code in _REDIRECTS and "location" in response.headers:
-                return None, (code, urljoin(request.url, response.headers["location"]))
-            return await self._answer(request, response), (code, "")
+            try:
+                return await self._outcome(request, response)
+            finally:
+                contact.sent_bytes = _size_of_request(response.request)
+                contact.received_bytes = _size_of(response.headers) + response.num_bytes_downloaded
+
+    async def _outcome(
+        self, request: Request, response: httpx.Response
+    ) -> tuple[Fetched | None, tuple[int, str]]:
+        code = response.status_code
+        if code in _REDIRECTS and "location" in response.headers:
+            return None, (code, urljoin(request.url, response.headers["location"]))
+        return await self._answer(request, response), (code, "")
 
     async def _answer(self, request: Request, response: httpx.Response) -> Fetched:
         code, headers = response.status_code, response.headers
@@ -237,6 +275,15 @@ class Fetcher:
 def _require_no_downgrade(here: str, there: str) -> None:
     if place_of(here).scheme == "https" and place_of(there).scheme == "http":
         raise RefusedError(_("it redirects from https to http"))
+
+
+def _size_of_request(request: httpx.Request) -> int:
+    line = len(f"{request.method}  HTTP/1.1\r\n") + len(request.url.raw_path)
+    return line + _size_of(request.headers) + len("\r\n")
+
+
+def _size_of(headers: httpx.Headers) -> int:
+    return sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
 
 
 def _words(code: int) -> str:

@@ -37,9 +37,7 @@ def ask(store: Store, question: str) -> Asked:
     chunks = store.count("chunks")
     found = stems.question_stems(question, languages(store))
     idf = {
-        term: _idf(_documents_with(store, term), chunks)
-        for terms in found.values()
-        for term in terms
+        term: _idf(chunks_with(store, term), chunks) for terms in found.values() for term in terms
     }
     kept = {code: _rarest(terms, idf) for code, terms in found.items()}
     return Asked(kept, idf, chunks)
@@ -115,7 +113,8 @@ def coverage(store: Store, asked: Asked, chunk: int) -> tuple[float, float]:
     return sum(asked.idf[t] for t in terms), sum(asked.idf[t] for t in terms if t in has)
 
 
-def _documents_with(store: Store, term: str) -> int:
+def chunks_with(store: Store, term: str) -> int:
+    """How many chunks have a stem."""
     row = store.database.execute("SELECT doc FROM terms WHERE term = ?", (term,)).fetchone()
     return 0 if row is None else int(row[0])
 

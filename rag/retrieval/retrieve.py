@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from rag.passages import Evidence, Found, Passage
-from rag.retrieval import lexical, stems
+from rag.retrieval import handful, lexical, stems
 from rag.retrieval.filters import EVERYTHING, Filters
 from rag.retrieval.fusion import Numbers, fuse
 from rag.retrieval.lexical import POOL, Asked
@@ -148,6 +148,9 @@ class Retriever:
         )
 
     def _evidence(self, asked: Asked, pool: _Pool) -> Evidence:
+        if asked.chunks < handful.AS_IF:
+            having = [chunk for chunk, bm25 in zip(pool.chunks, pool.bm25, strict=True) if bm25 > 0]
+            return handful.evidence(self._store, asked, having, pool.best)
         best = int(pool.bm25.argmax()) if pool.bm25.size else 0
         bm25 = float(pool.bm25[best]) if pool.bm25.size else 0.0
         if bm25 <= 0:

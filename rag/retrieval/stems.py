@@ -22,6 +22,8 @@ WORD = re.compile(r"[^\W_]+")
 MAX_WORD = 64  # characters; what is longer is no word that anybody asks for
 # Typed without their accent, these endings are no Spanish: "informacion", "biologia".
 UNACCENTED = re.compile(r"(?:(?<=[cs])ion|(?<=log)ia|(?<=graf)ia)$")
+ONLY_SPANISH = re.compile("[ñ¿¡]", re.IGNORECASE)
+ACUTE = re.compile("[áéíóú]", re.IGNORECASE)  # Spanish's own, and of English's loan words
 ACCENTED = {"ion": "ión", "ia": "ía"}
 
 
@@ -59,9 +61,14 @@ def content_words(text: str) -> list[str]:
 
 
 def guess_language(text: str) -> str:
-    """Spanish or English by a vote of stop-words; "" without a majority."""
+    """Spanish or English by a vote of stop-words and of Spanish's letters; "" without a majority.
+
+    The one vote for questions and what was said. Feeds and files have another, of six languages
+    (`rag.ingest.tongue`): it needs longer texts, and is silent on one question in ten.
+    """
     found = words(text)
     votes = {code: sum(word in known for word in found) for code, known in BY_LANGUAGE.items()}
+    votes["es"] += 2 * bool(ONLY_SPANISH.search(text)) + bool(ACUTE.search(text))
     if votes["es"] == votes["en"]:
         return ""
     return max(votes, key=lambda code: votes[code])

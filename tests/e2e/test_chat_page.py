@@ -235,7 +235,15 @@ def test_a_feed_is_added_read_and_a_hostile_title_stays_text(page: Page) -> None
     with FeedServer(pages={"/rss": ok(rss([entry], title=f"<![CDATA[{XSS}]]>"))}) as server:
         page.by_id("open-feeds").click()
         page.until(lambda: page.by_id("panel").is_displayed())
-        page.by_id("feed-url").send_keys(server.url("/rss"), Keys.ENTER)
+        page.until(lambda: page.all("#starter button"))
+        page.picture("desktop-feeds-none")
+        page.by_id("feed-url").send_keys(server.url("/rss"))
+        page.by_id("feed-test").click()
+        page.until(lambda: "Ataque" in page.text("#panel-body .trial .name"))
+        assert not page.all("#panel-body img, #panel-body script")
+        assert page.bench.client.get("/api/feeds").json() == []
+        page.picture("desktop-feeds-tried")
+        page.by_id("feed-url").send_keys(Keys.ENTER)
         page.until(lambda: page.all("#feed-list .row"))
         page.by_id("ingest").click()
         page.until(lambda: "1 new" in page.text("#panel-body [role=status]"))

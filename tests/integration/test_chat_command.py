@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,17 @@ def test_the_command_prints_its_link_serves_and_ends_on_a_signal(tmp_path: Path)
         said = child.communicate(timeout=60)
     assert child.returncode == 0
     assert token not in "".join(said)
-    logs = [path for path in (tmp_path / "node").rglob("*") if path.is_file()]
-    assert not [path for path in logs if token.encode() in path.read_bytes()]
+    files = [path for path in (tmp_path / "node").rglob("*") if path.is_file()]
+    holding = [path for path in files if token.encode() in path.read_bytes()]
+    assert holding == [tmp_path / "node" / "keys" / "chat.token"]
+    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+    with subprocess.Popen(
+        [*command, "--home", str(tmp_path / "node")],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    ) as again:  # fmt: skip
+        assert again.stdout is not None
+        assert again.stdout.readline().rstrip().endswith(f"/#token={token}")  # other programs go on
+        again.terminate()
 
 
 def test_the_onion_is_for_the_page_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from client.chat_web import FEEDBACK, SETTINGS
+from client.chat_web import SETTINGS
 from client.cli import run
 from federation.model.speak import Piece, Sampling
 from rag.chat.web.desk import Desk
@@ -228,10 +228,7 @@ def test_an_opinion_is_kept_at_home_and_shown_again(bench: Bench) -> None:
         assert bench.client.post("/api/feedback", json=given).status_code == 204
     turns = bench.client.get(f"/api/sessions/{answer['session_id']}").json()["turns"]
     assert [turn["rating"] for turn in turns] == ["", "down"]
-    assert (
-        json.loads(bench.home.memory.with_name(FEEDBACK).read_text().splitlines()[1])["reason"]
-        == "corta"
-    )
+    assert json.loads(bench.home.feedback.read_text().splitlines()[1])["reason"] == "corta"
     wrong = {"message_id": "../x", "rating": "up"}
     assert bench.client.post("/api/feedback", json=wrong).status_code == 422
 

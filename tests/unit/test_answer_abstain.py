@@ -133,10 +133,12 @@ def test_a_fit_survives_its_file_and_a_damaged_one_is_named(tmp_path: Path) -> N
     fitted = replace(START, bm25=0.5, chunks=10, items=30, auc=0.9)
     save(fitted, path)
     assert load(path) == fitted
-    for text in ("{", "{}", json.dumps({**vars(fitted), "bm25": None}), '{"format": 1, "x": 2}'):
+    for text in ("{", "{}", json.dumps({**vars(fitted), "bm25": None}), '{"format": 2, "x": 2}'):
         path.write_text(text)
         with pytest.raises(FormatError, match=r"refusal\.json is damaged"):
             load(path)
+    path.write_text(json.dumps({**vars(fitted), "format": 1}))
+    assert load(path) == START  # fitted to other numbers: it is made anew
     path.write_text(json.dumps({**vars(fitted), "format": 9}))
     with pytest.raises(FormatError, match="newer"):
         load(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from client.address import parse_address
 from client.cli import run
 from client.config import (
     DEFAULT_DATA,
@@ -18,7 +19,6 @@ from client.config import (
     goes_through_tor,
     load_config,
     load_federation,
-    parse_address,
     server_address,
     shown_address,
     write_default,
@@ -55,6 +55,7 @@ OTHER_VALUES: dict[str, Any] = {
     "rag_corpus_path": "other.jsonl",
     "use_tor": True,
     "tor": TorSettings(mode="address", socks="127.0.0.1:9150"),
+    "ingest_first": False,
     "start_jitter_s": 60.0,
     "answer_style": "extractive",
     "memory_path": "elsewhere/said.sqlite",

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rag.documents import Document
-from rag.retrieval import lexical, stems, upkeep
+from rag.retrieval import handful, lexical, stems, upkeep
 from rag.retrieval.chunks import Cutter
 from rag.retrieval.dense import VectorSearch
 from rag.retrieval.filters import Filters
@@ -204,7 +204,8 @@ def test_filters_narrow_both_searches(
     assert {p.document_id for p in found.passages} == {document(n).id for n in left}
 
 
-def test_evidence_is_as_it_is_defined(store: Store) -> None:
+def test_evidence_is_as_it_is_defined(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handful, "AS_IF", 0)  # as in a large store
     found = Retriever(store).search("¿Cuánta lava hay tras la erupción en Marte?")
     evidence, chunks = found.evidence, store.count("chunks")
 

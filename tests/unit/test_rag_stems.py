@@ -69,6 +69,8 @@ def test_a_question_without_words_has_no_stems(question: str) -> None:
         ("¿Cuál es la capital de este país?", "es"),
         ("What is the capital of this country?", "en"),
         ("CRISPR", ""),
+        ("mañana", "es"),
+        ("The café that was on the corner", "en"),
         ("", ""),
     ],
 )

@@ -106,7 +106,7 @@ class Chat:
             wait = {"Retry-After": "60"}
             raise HTTPException(429, "too many wrong tokens", headers=wait) from None
         if not is_right:
-            raise HTTPException(401, "this is not the token of this start")
+            raise HTTPException(401, "this is not the token")
         answer = Response(status_code=204)
         answer.set_cookie(
             self.cookie, self.login.new_cookie(), httponly=True, samesite="strict", path="/"

@@ -38,18 +38,28 @@ class Feedback:
 
     def of(self, message_ids: set[str]) -> dict[str, Opinion]:
         """The last opinion of each of these answers that has one."""
-        if not self._path.is_file():
-            return {}
-        found: dict[str, Opinion] = {}
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # a line that was cut off
-                continue
-            if row["message_id"] in message_ids:
-                found[row["message_id"]] = Opinion(**row)
-        return found
+        return {each.message_id: each for each in self.all() if each.message_id in message_ids}
 
-    def forget(self) -> None:
-        """Delete them all."""
-        self._path.unlink(missing_ok=True)
+    def all(self) -> list[Opinion]:
+        """The last opinion of each answer that has one, in the order they were first given."""
+        if not self._path.is_file():
+            return []
+        found: dict[str, Opinion] = {}
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                opinion = Opinion(**json.loads(line))
+            except (ValueError, TypeError):  # a line that was cut off
+                continue
+            found[opinion.message_id] = opinion
+        return list(found.values())
+
+    def forget(self, message_ids: set[str] | None = None) -> None:
+        """Delete those of these answers; None: all of them."""
+        if message_ids is None:
+            self._path.unlink(missing_ok=True)
+            return
+        held = self.all()
+        kept = [each for each in held if each.message_id not in message_ids]
+        if len(kept) < len(held):
+            lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in kept]
+            durable.write_text(self._path, "".join(lines))

@@ -1,4 +1,4 @@
-"""Who may ask: one token for each start, printed as a link, exchanged for a cookie."""
+"""Who may ask: one token, printed as a link, exchanged for a cookie."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class TooManyTriesError(Exception):
 
 @dataclass
 class Login:
-    """The token of this start and the cookies it was exchanged for; both live in memory alone.
+    """The token, and this start's cookies that it was exchanged for; these are in memory alone.
 
     Attributes:
-        token: 256 random bits.
+        token: 256 random bits; another one each time, unless its owner keeps it.
         clock: seconds, never set back.
     """
 

@@ -57,7 +57,7 @@ class Past:
         """Show or forget one."""
         entry = await asyncio.to_thread(self._find, request.path_params["id"])
         if request.method == "DELETE":
-            await asyncio.to_thread(self._memory.forget, entry.id)
+            await asyncio.to_thread(self._forget, entry.id)
             return Response(status_code=204)
         return JSONResponse(await asyncio.to_thread(self._turns, entry))
 
@@ -98,6 +98,11 @@ class Past:
             self._feedback.add, given.message_id, given.rating, given.reason.strip()
         )
         return Response(status_code=204)
+
+    def _forget(self, session: str) -> None:
+        answers = {turn.message_id for turn in self._memory.turns(session)}
+        self._memory.forget(session)
+        self._feedback.forget(answers)
 
     def _find(self, session: str) -> Session:
         """Compared with the ids there are; nothing is looked up by a name from outside."""

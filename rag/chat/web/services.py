@@ -47,6 +47,12 @@ class Feeds(Protocol):
     def remove(self, url: str) -> None:
         """Take one out; a ConscienceError says why not."""
 
+    def add_starter(self, language: str) -> None:
+        """Add the well-known ones in "es" or "en"."""
+
+    def test(self, url: str) -> Mapping[str, Any]:
+        """Look at one that may be added; nothing is stored. A ConscienceError says why not."""
+
     def ingest(self) -> dict[str, Any]:
         """Fetch those that are due; what came of it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Literal
 
 from pydantic import Field
 from python_multipart.exceptions import FormParserError
@@ -13,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from federation.errors import NetworkError, TorError
+from federation.redaction import redact
 from rag.chat.web.bodies import Body, read
 from rag.chat.web.guard import MAX_UPLOAD
 from rag.chat.web.services import Services
@@ -30,6 +33,18 @@ class FeedRequest(Body):
     train: bool = False
 
 
+class StarterRequest(Body):
+    """What `POST /api/feeds/starter` is given."""
+
+    language: Literal["es", "en"]
+
+
+class TrialRequest(Body):
+    """What `POST /api/feeds/test` is given."""
+
+    url: str = Field(min_length=1, max_length=2000)
+
+
 class Shelf:
     """Feeds, documents, passages.
 
@@ -45,6 +60,8 @@ class Shelf:
         """Of this part."""
         return [
             Route("/api/feeds", self.feeds, methods=["GET", "POST", "DELETE"]),
+            Route("/api/feeds/starter", self.starter, methods=["POST"]),
+            Route("/api/feeds/test", self.test, methods=["POST"]),
             Route("/api/feeds/ingest", self.ingest, methods=["POST"]),
             Route("/api/documents", self.documents, methods=["GET", "POST"]),
             Route("/api/documents/{id}", self.document, methods=["GET", "DELETE"]),
@@ -61,6 +78,26 @@ class Shelf:
             await asyncio.to_thread(feeds.remove, request.query_params.get("url", ""))
         rows = await asyncio.to_thread(feeds.rows)
         return JSONResponse(rows, 201 if request.method == "POST" else 200)
+
+    async def starter(self, request: Request) -> Response:
+        """Add the well-known feeds of a language."""
+        given = await read(request, StarterRequest)
+        await asyncio.to_thread(self._services.feeds.add_starter, given.language)
+        return JSONResponse(await asyncio.to_thread(self._services.feeds.rows), 201)
+
+    async def test(self, request: Request) -> Response:
+        """Look at one feed; that it cannot be read is an answer too: 422 with the sentence."""
+        given = await read(request, TrialRequest)
+        if self._ingesting.locked():
+            raise HTTPException(409, "feeds are being fetched already")
+        async with self._ingesting:
+            try:
+                found = await asyncio.to_thread(self._services.feeds.test, given.url)
+            except TorError:
+                raise
+            except NetworkError as err:
+                raise HTTPException(422, redact(err.message)) from err
+        return JSONResponse(dict(found))
 
     async def ingest(self, _request: Request) -> Response:
         """Fetch what is due; one at a time."""

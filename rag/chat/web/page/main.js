@@ -33,7 +33,7 @@ async function state() {
   const parts = [held.node.adapter || held.model.base, held.node.joined ? (held.node.running ? t("running") : t("notRunning")) : t("notJoined")];
   $("node-text").textContent = parts.filter(Boolean).join(" · ");
   document.querySelector(".dot").className = `dot ${held.ready ? "good" : "bad"}`;
-  $("welcome-text").textContent = held.rag.docs ? t("knows", { docs: held.rag.docs.toLocaleString(language()) }) : t("knowsNothing");
+  $("welcome-text").textContent = held.rag.docs === 1 ? t("knowsOne") : held.rag.docs ? t("knows", { docs: held.rag.docs.toLocaleString(language()) }) : t("knowsNothing");
   $("notes").replaceChildren(...held.rag.notes.filter(() => held.rag.docs).map((text) => el("li", {}, text)));
 }
 

@@ -1,7 +1,7 @@
 // Feeds, documents, settings, the node: each in one dialog.
 import { call } from "./api.js";
 import { $, el, link, say } from "./dom.js";
-import { date, number, t } from "./words.js";
+import { date, number, passages, t, tongue } from "./words.js";
 
 const PARAMS = ["rag_top_k", "rag_min_score", "rag_max_chars", "temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens"];
 
@@ -30,29 +30,43 @@ export async function feeds(place) {
   const name = field("feedName", { maxlength: 200 }), topics = field("feedTopics", { maxlength: 500 });
   url.label.className = "broad";
   const train = el("input", { type: "checkbox" });
-  const form = el("form", { class: "grid" }, url.label, name.label, topics.label,
-    el("div", {}, el("label", {}, el("span", {}, train, " ", t("feedTrain")))), el("button", { type: "submit" }, t("add")));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    tried(status, async () => {
-      fill(list, await call("POST", "/api/feeds", { url: url.input.value, name: name.input.value, topics: topics.input.value, train: train.checked }));
-      form.reset();
-    });
-  });
   const now = el("button", { type: "button", id: "ingest", class: "second" }, t("ingest"));
   now.addEventListener("click", () => tried(status, async () => {
     now.disabled = true;
     status.textContent = t("ingesting");
     try {
       const came = await call("POST", "/api/feeds/ingest", {});
-      status.textContent = t("ingested", { new: came.new, seen: came.seen, failed: came.failed.length });
+      status.textContent = t("ingested", { new: came.new, seen: came.seen, failed: came.failed.length }) + (came.note ? ` ${came.note}` : "");
       fill(list, await call("GET", "/api/feeds"));
     } finally { now.disabled = false; }
   }));
-  place.append(form, el("div", { class: "acts" }, now), status, list);
+  const look = el("button", { type: "button", id: "feed-test", class: "second" }, t("tryFeed"));
+  const form = el("form", { class: "grid two" }, url.label, name.label, topics.label,
+    el("div", { class: "broad" }, el("label", {}, el("span", {}, train, " ", t("feedTrain")))), el("div", { class: "acts broad" }, el("button", { type: "submit" }, t("add")), look, now));
+  look.addEventListener("click", () => {
+    if (!url.input.reportValidity()) return;
+    tried(status, async () => {
+      look.disabled = true;
+      status.textContent = t("trying");
+      try {
+        const found = await call("POST", "/api/feeds/test", { url: url.input.value });
+        status.replaceChildren(trial(found));
+      } finally { look.disabled = false; }
+    });
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    tried(status, async () => {
+      fill(list, await call("POST", "/api/feeds", { url: url.input.value, name: name.input.value, topics: topics.input.value, train: train.checked }));
+      form.reset();
+      status.textContent = t("feedAdded");
+    });
+  });
+  place.append(form, status, list);
   fill(list, await call("GET", "/api/feeds"));
 
   function fill(into, rows) {
+    now.hidden = !rows.length;
     into.replaceChildren(...rows.map((row) => {
       const facts = `${t("entries")}: ${number(row.entries)} · ${row.fetched_at ? `${t("lastRead")} ${date(row.fetched_at)}` : t("never")}`;
       const remove = el("button", { class: "quiet small danger", type: "button", "aria-label": `${t("remove")}: ${row.name}`,
@@ -60,8 +74,23 @@ export async function feeds(place) {
       return el("div", { class: "row" }, el("div", {}, el("div", { class: "name" }, row.name), el("div", { class: "facts" }, link(row.url, row.url)),
         el("div", { class: "facts" }, facts), row.failure ? el("div", { class: "facts bad" }, row.failure) : null), remove);
     }));
-    if (!rows.length) into.append(el("p", {}, t("noFeeds")));
+    if (!rows.length) into.append(el("p", {}, t("noFeeds")), el("div", { class: "acts", id: "starter" }, starter("es"), starter("en")));
   }
+
+  function starter(code) {
+    const take = () => tried(status, async () => {
+      fill(list, await call("POST", "/api/feeds/starter", { language: code }));
+      status.textContent = t("starterAdded");
+    });
+    return el("button", { type: "button", class: "second", lang: code, onclick: take }, t(`starter_${code}`));
+  }
+}
+
+function trial(found) {
+  const facts = [`${t("entries")}: ${number(found.entries)}`, found.language && tongue(found.language), found.newest && `${t("newest")} ${date(found.newest)}`];
+  return el("div", { class: "trial" }, el("div", { class: "name" }, found.title || found.url), el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")),
+    el("ul", {}, ...found.titles.map((title) => el("li", {}, title))), el("div", { class: "facts" }, t("nothingKept")),
+    found.warning ? el("div", { class: "facts bad" }, `${t("notWellFormed")}: ${found.warning}`) : null);
 }
 
 export async function documents(place) {
@@ -134,7 +163,7 @@ export async function node(place) {
     [t("model"), held.model.base || "—"], [t("version"), held.node.adapter || t("noVersion")],
     [t("lastRound"), held.node.last_round ? date(held.node.last_round) : "—"], [t("nextRound"), held.node.next_round || t("nextUnknown")],
     [t("handed"), held.node.handed_over ? date(held.node.handed_over) : "—"],
-    [t("texts"), `${number(held.rag.docs)} (${number(held.rag.chunks)} ${t("passages")})`], [t("memory"), number(held.memory.turns)], [t("software"), held.version],
+    [t("texts"), `${number(held.rag.docs)} (${passages(held.rag.chunks)})`], [t("memory"), number(held.memory.turns)], [t("software"), held.version],
   ];
   place.append(el("table", { class: "figures" }, el("tbody", {}, ...rows.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value))))));
   const leave = el("button", { type: "button", class: "quiet" }, t("log"));

@@ -1,7 +1,7 @@
 // Beside an answer: its sources, with the sentence that matched, and why it is as it is.
 import { call } from "./api.js";
 import { $, el, link } from "./dom.js";
-import { number, t } from "./words.js";
+import { number, passages, t } from "./words.js";
 
 export function showSources(answer) {
   const place = $("beside");
@@ -52,7 +52,7 @@ function why(answer) {
     [t("model"), model?.base || "—"],
     [t("adapter"), model?.adapter || t("noAdapter")],
     [t("terms"), metrics.terms],
-    [t("found"), metrics.chunks === undefined ? null : `${number(metrics.chunks)} ${t("passages")}`],
+    [t("found"), metrics.chunks === undefined ? null : passages(metrics.chunks)],
     [t("chance"), metrics.p_answerable === undefined ? null : `${number(100 * metrics.p_answerable, 0)} %`],
     [t("latency"), usage ? `${number(usage.latency_ms, 0)} ms` : null],
     [t("firstWord"), usage ? `${number(usage.ttft_ms, 0)} ms` : null],

@@ -1,0 +1,70 @@
+"""How well a few chunks match a question, reckoned as if they stood among many.
+
+Among a handful of texts no word tells one from the next: FTS5 counts nothing for a word that half
+of them have, and the weights of words shrink with the number of texts. So a question that a lone
+text answers in full would look as if it were about something else. Here a word weighs what it would
+in the corpus that the refusal's start values were measured on, in which no other text has it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rag.passages import Evidence
+from rag.retrieval.lexical import AROUND, Asked, chunks_with
+from rag.retrieval.store import Store
+
+AS_IF = 240  # chunks
+K1, B = 1.2, 0.75  # FTS5's
+
+
+def evidence(store: Store, asked: Asked, chunks: Sequence[int], cosine: float | None) -> Evidence:
+    """Of the best of `chunks`; see `rag.passages.Evidence`.
+
+    Args:
+        store: with fewer than `AS_IF` chunks; inside a snapshot.
+        asked: the question.
+        chunks: numbers of those that have any of its words.
+        cosine: of the nearest, None without vectors.
+    """
+    weights = {
+        term: _idf(chunks_with(store, term)) for terms in asked.terms.values() for term in terms
+    }
+    mean = _mean_length(store)
+    found = [_of(store, number, asked, weights, mean) for number in chunks]
+    bm25, total, covered = max(found, default=(0.0, 0.0, 0.0))
+    if bm25 <= 0 or total <= 0:
+        return Evidence(asked.chunks, 0.0, 0.0, 0.0, cosine)
+    return Evidence(asked.chunks, bm25, bm25 / total, covered / total, cosine)
+
+
+def _of(
+    store: Store, number: int, asked: Asked, weights: Mapping[str, float], mean: float
+) -> tuple[float, float, float]:
+    """BM25 of a chunk, the weight of all of the question's stems, and of those that it has."""
+    row = store.database.execute(
+        "SELECT chunks.stems, words.stems, words.around FROM chunks "
+        "JOIN words ON words.rowid = chunks.number WHERE chunks.number = ?",
+        (number,),
+    ).fetchone()
+    terms = asked.terms.get(str(row[0]), ())
+    own, around = Counter(str(row[1]).split()), Counter(str(row[2]).split())
+    length = K1 * (1 - B + B * (own.total() + around.total()) / mean)
+    score = 0.0
+    for term in terms:
+        often = own[term] + AROUND * around[term]
+        score += weights[term] * often * (K1 + 1) / (often + length)
+    has = own.keys() | around.keys()
+    return score, sum(weights[t] for t in terms), sum(weights[t] for t in terms if t in has)
+
+
+def _idf(frequency: int) -> float:
+    return math.log(1 + (AS_IF - frequency + 0.5) / (frequency + 0.5))
+
+
+def _mean_length(store: Store) -> float:
+    rows = store.database.execute("SELECT stems, around FROM words").fetchall()
+    words = sum(len(str(own).split()) + len(str(around).split()) for own, around in rows)
+    return max(1.0, words / max(1, len(rows)))
