@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_output import Cli, emit, steps_bar, talk
+from client.cli_output import Cli, emit, feeds_bar, steps_bar, talk
 from federation.errors import ConscienceError
 from federation.language import _
 
 if TYPE_CHECKING:
-    from client.ingesting import Ears, Summary
+    from client.ingesting import Summary
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -66,7 +64,7 @@ def ingest(  # noqa: PLR0913 (the options of one command)
     config = cli.config(feeds=_wanted(languages, topics, max_items_per_feed, allow_loopback))
     places = ingesting.places_of(cli.home, _subscribed(cli, feeds), out, stats)
     judgement = Judgement(deactivate_threshold, min_processed_to_evaluate) if auto_manage else None
-    with _ears() as ears:
+    with feeds_bar() as ears:
         if path:
             summary = ingesting.take_paths(config, places, path, is_for_training=train, ears=ears)
         else:
@@ -128,31 +126,6 @@ def _wanted(
     if allow_loopback:
         flags["allow_loopback"] = True
     return flags or None
-
-
-@contextmanager
-def _ears() -> Iterator[Ears]:
-    """A progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from client.ingesting import Ears, Result, name_of
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(_("reading")),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[name]}"),
-    )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
-        task = bar.add_task("ingest", total=None, name="")
-
-        def report(result: Result) -> None:
-            bar.update(task, advance=1, name=name_of(result)[-40:])
-
-        yield Ears(lambda total: bar.update(task, total=total), report, talk)
 
 
 def _tell(summary: Summary) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from client.config import NodeConfig, NodeHome
     from client.cycle import Report
+    from client.ingesting import Ears, Result
     from client.training_plan import Progress as TrainingProgress
 
 
@@ -125,6 +126,36 @@ def steps_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[step], completed=done, total=of)
 
         yield report
+
+
+@contextmanager
+def feeds_bar() -> Iterator[Ears]:
+    """A progress bar on stderr for an ingest; nothing is drawn where nothing is read."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from client.ingesting import Ears, name_of
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(_("reading")),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}"),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+        tasks: list[TaskID] = []
+
+        def begin(total: int | None) -> None:
+            tasks.append(bar.add_task("ingest", total=total, name=""))
+
+        def report(result: Result) -> None:
+            if not tasks:
+                begin(None)
+            bar.update(tasks[0], advance=1, name=name_of(result)[-40:])
+
+        yield Ears(begin, report, talk)
 
 
 def _facts(progress: TrainingProgress) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_output import Cli, emit, progress_bar, table, talk
+from client.cli_output import Cli, emit, feeds_bar, progress_bar, table, talk
 from federation.errors import NoDataError
 from federation.language import _
 
@@ -116,10 +116,11 @@ def _read_feeds(cli: Cli, config: NodeConfig) -> None:
     """First what is new, if there are feeds; a feed that fails stops nothing."""
     from datetime import date
 
-    from client.ingesting import Ears, name_of, take_before_training
+    from client.ingesting import name_of, take_before_training
 
     today = date.today().isoformat()  # noqa: DTZ011 - the owner's day, as the run's folder has it
-    summary = take_before_training(cli.home, config, today, Ears(say=talk))
+    with feeds_bar() as ears:
+        summary = take_before_training(cli.home, config, today, ears)
     if summary is None:
         return
     for result in summary.failed:
