@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.scripted_writer import ScriptedWriter
 from tests.tiny_encoder import make_tiny_encoder
 
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+RECORDED = Path(__file__).parents[1] / "recorded" / "open_webui.jsonl"
 PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
 WRITTEN = "La ciudad amanece tranquila. FIN Nadie lee esto."
 
@@ -112,19 +114,33 @@ def test_earlier_messages_are_read(writing: Bench) -> None:
     assert "pirata" not in writer.read[-1]  # docs/chat.md: the system's role is ours
 
 
-def test_a_conversation_as_open_webui_sends_it(bench: Bench) -> None:
-    content = {
-        "stream": True, "model": "semilla+rag", "params": {}, "tool_servers": [], "features": {},
-        "messages": [*asked("hola"), {"role": "assistant", "content": "¡Hola!"}, *asked(QUESTION)],
-        "stream_options": {"include_usage": True}, "metadata": {"chat_id": "x"}, "user": "u",
-    }  # fmt: skip
-    headers = {"Authorization": f"Bearer {bench.token}"}
-    models = bench.stranger.get("/v1/models", headers=headers).json()
-    assert {row["object"] for row in models["data"]} == {"model"}
-    answer = bench.stranger.post("/v1/chat/completions", json=content, headers=headers)
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.text.rstrip().endswith("data: [DONE]")
-    assert "2021" in answer.text
+def test_a_conversation_recorded_from_open_webui(bench: Bench) -> None:
+    """Each request in its order, as `tests/recorded/README.md` tells."""
+    lines = RECORDED.read_text(encoding="utf-8").splitlines()
+    told = []
+    for row in map(json.loads, lines):
+        answer = bench.stranger.request(
+            row["method"], row["path"], json=row["body"],
+            headers={**row["headers"], "Authorization": f"Bearer {bench.token}"},
+        )  # fmt: skip
+        assert answer.status_code == 200, (row["body"], answer.text)
+        if row["body"] is None:
+            assert "semilla+rag" in [model["id"] for model in answer.json()["data"]]
+        elif row["body"].get("stream"):
+            assert answer.text.rstrip().endswith("data: [DONE]")
+            told.append(text_of(answer.text))
+        else:
+            assert answer.json()["choices"][0]["message"]["content"]
+    assert len(told) == 2
+    assert "19 de septiembre de 2021" in told[0]
+    assert "85 días" in told[1]  # "¿Y cuánto duró?" is understood by what was said before
+
+
+def text_of(stream: str) -> str:
+    """The words of a streamed completion."""
+    pieces = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    choices = [choice for piece in pieces for choice in piece["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 @pytest.mark.parametrize(
