@@ -15,7 +15,7 @@ import psutil
 import pytest
 from town import CommandError, Town
 
-from tests.e2e.conftest import DEADLINE_S
+from tests.e2e.conftest import DEADLINE_S, contribute, give_texts
 
 WAIT_S = 120.0
 NODES = ("luna", "marina")
@@ -30,7 +30,8 @@ def outbox(town: Town, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_new_node_can_train_the_same_evening(town: Town) -> None:
-    town.volunteers("contribute")
+    town.volunteer("luna", "contribute")
+    contribute(town, "marina")
     for name in NODES:
         assert [entry["state"] for entry in outbox(town, name)] == ["waiting"]
 
@@ -81,6 +82,8 @@ def test_a_second_round_has_nothing_new_and_publishes_nothing(town: Town) -> Non
 
 
 def test_rollback_reaches_the_nodes_as_a_new_version(town: Town) -> None:
+    for name in NODES:
+        give_texts(town, name, night=0)
     town.operator("rollback")
     assert json.loads(town.operator("status", "--json"))["current"] == 2
     town.round()
@@ -94,7 +97,7 @@ def test_rollback_reaches_the_nodes_as_a_new_version(town: Town) -> None:
 
 def test_a_killed_client_process_costs_its_own_package_only(town: Town) -> None:
     """SIGKILL instead of an answer: the round closes on the other node, the package waits."""
-    town.volunteers("contribute")
+    contribute(town, *NODES)
     waiting = [entry["state"] for entry in outbox(town, "marina")].count("waiting")
     assert waiting == 1
     killer = _kill_client_apps_of(town, "marina")
