@@ -42,7 +42,8 @@ def test_a_feed_is_shown_and_nothing_of_it_is_stored(
     assert run([*look, server.url("/rss")]) == 0
     assert "La Palma" in capsys.readouterr().out
     assert server.paths() == ["/rss", "/rss"]
-    assert not (tmp_path / "node").exists()
+    left = {path.name for path in (tmp_path / "node").rglob("*") if path.suffix != ".lock"}
+    assert left == {"asked.jsonl"}  # that it was asked for, and nothing else
 
 
 def test_why_it_is_no_feed_is_one_sentence_and_an_exit_code(
