@@ -25,6 +25,7 @@ from client import (
     cli_rag,
     cli_tor,
     cli_training,
+    cli_verify,
 )
 from client.cli_output import Cli, fail
 from federation import redaction
@@ -81,6 +82,7 @@ def build() -> typer.Typer:
     cli_privacy.add_commands(app)
     cli_chat.add_commands(app)
     cli_memory.add_commands(app)
+    cli_verify.add_commands(app)
     return app
 
 
