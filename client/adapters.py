@@ -90,10 +90,25 @@ class AdapterStore:
             AdapterError: the files on disk are not what the operator signed.
         """
         arrays, manifest = self._load()
-        if manifest is None:
-            return None
-        folder = self._folder / f"v{manifest.version}"
-        return Global(manifest.version, sha256_of(manifest), arrays, folder)
+        return None if manifest is None else self._global(arrays, manifest)
+
+    def load(self, version: int) -> Global:
+        """Load one of `versions`, verified as the one in use is.
+
+        Raises:
+            AdapterError: the files on disk are not what the operator signed.
+        """
+        return self._global(*self._read(version))
+
+    def previous(self) -> Global | None:
+        """The newest sound version on disk before the one in use; None if none was kept."""
+        mark = self._mark()
+        for version in reversed([kept for kept in self.versions() if kept < mark]):
+            try:
+                return self.load(version)
+            except AdapterError as err:
+                logger.warning("global v%d on disk is not usable: %s", version, err)
+        return None
 
     def install(self, package: bytes, chain: Sequence[str] = ()) -> int:
         """Verify a received global adapter, store it and make it the one in use.
@@ -135,8 +150,13 @@ class AdapterStore:
 
     def _load(self) -> tuple[Arrays, GlobalManifest | None]:
         version = self._pointed()
-        if version < 0:
-            return {}, None
+        return ({}, None) if version < 0 else self._read(version)
+
+    def _global(self, arrays: Arrays, manifest: GlobalManifest) -> Global:
+        folder = self._folder / f"v{manifest.version}"
+        return Global(manifest.version, sha256_of(manifest), arrays, folder)
+
+    def _read(self, version: int) -> tuple[Arrays, GlobalManifest]:
         folder = self._folder / f"v{version}"
         arrays, _spec, manifest = read_adapter_folder(folder)
         if manifest is None or manifest.version != version:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.adapters import AdapterStore
 from client.board import running_state
+from client.chat_adapter import verdicts_file
+from client.chat_model import NodeModel
 from client.config import NodeConfig, NodeHome, load_federation
-from client.knowledge import NodeWriter, open_responder
+from client.knowledge import open_model, responder_of
 from client.library import NodeSearch
 from federation.errors import ConscienceError
 from rag.answer.respond import Responder
@@ -30,6 +32,16 @@ PATIENCE_S = 1.0
 Stamp = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class _Stamps:
+    """What an answer depends on, as it was when it was last looked at."""
+
+    joined: Stamp
+    adapter: tuple[Stamp, Stamp, str]
+    refusal: Stamp
+    knows: bool
+
+
 class NodeAnswers:
     """See `rag.chat.web.services.Answers`; any thread may call.
 
@@ -37,29 +49,40 @@ class NodeAnswers:
         home: the node's home.
         config: its settings.
         library: open; stays the caller's, used by nobody else.
+        pin: sha256 of the adapter that was chosen, "" for the newest.
     """
 
-    def __init__(self, home: NodeHome, config: NodeConfig, library: Library) -> None:
+    def __init__(
+        self,
+        home: NodeHome,
+        config: NodeConfig,
+        library: Library,
+        pin: Callable[[], str] = lambda: "",
+    ) -> None:
         self._home, self._config, self._library = home, config, library
+        self._pin = pin
         self._lock = threading.RLock()  # the library takes one call at a time
-        self._responder: Responder | None = None
-        self._stamps: tuple[Stamp, Stamp, bool] | None = None
+        self._model: NodeModel | None = None
+        self._made: dict[bool, Responder] = {}
+        self._stamps: _Stamps | None = None
 
-    def responder(self) -> Responder:
-        """The newest: what was ingested is followed, a new adapter or fit is opened."""
+    def responder(self, *, adapter: bool = True) -> Responder:
+        """The newest: what was ingested is followed, a new adapter or fit is taken up."""
         with self._lock:
             self._follow()
-            knows = self._library.store.count("documents") > 0
-            stamps = (_stamp(self._home.current_adapter), _stamp(self._home.refusal), knows)
-            if self._responder is None or stamps != self._stamps:
-                self._responder = self._open(stamps)
-                self._stamps = stamps
-            return self._responder
+            stamps = self._look()
+            if stamps != self._stamps and self._renew(stamps):
+                self._made, self._stamps = {}, stamps
+            if adapter not in self._made:
+                self._made[adapter] = self._open(adapter=adapter)
+            return self._made[adapter]
 
-    def is_loaded(self) -> bool:
-        """Whether the model is in memory; answers that quote need none."""
-        writer = self.responder().writer
-        return isinstance(writer, NodeWriter) and writer.is_loaded
+    def model_state(self) -> Mapping[str, Any]:
+        """See `rag.chat.web.services.Answers`; answers that quote need no model in memory."""
+        model = self._model
+        if model is None:
+            return {"loaded": False, "refused": ""}
+        return {"loaded": model.is_loaded, "refused": model.refused}
 
     def find(self, question: str, k: int) -> Found:
         """See `rag.answer.search`; what was ingested a moment ago is found."""
@@ -99,12 +122,28 @@ class NodeAnswers:
         except ConscienceError as err:  # another process is at it: what there is can be searched
             logger.info("the library is behind: %s", err)
 
-    def _open(self, stamps: tuple[Stamp, Stamp, bool]) -> Responder:
-        new = open_responder(self._home, self._config, search=self if stamps[2] else None)
-        before = self._responder
-        if before is None or self._stamps is None or self._stamps[0] != stamps[0]:
-            return new
-        return replace(new, writer=before.writer, model=before.model)  # its model stays loaded
+    def _look(self) -> _Stamps:
+        home = self._home
+        return _Stamps(
+            joined=_stamp(home.federation),
+            adapter=(_stamp(home.current_adapter), _stamp(verdicts_file(home)), self._pin()),
+            refusal=_stamp(home.refusal),
+            knows=self._library.store.count("documents") > 0,
+        )
+
+    def _renew(self, new: _Stamps) -> bool:
+        """Bring the model up to date; False if that is to be tried again later."""
+        old = self._stamps
+        if old is None or self._model is None or old.joined != new.joined:
+            self._model = open_model(self._home, self._config)
+            return self._model is None or self._model.follow(self._pin())
+        return old.adapter == new.adapter or self._model.follow(self._pin())
+
+    def _open(self, *, adapter: bool) -> Responder:
+        assert self._stamps is not None  # noqa: S101 - set before
+        search = self if self._stamps.knows else None
+        writer = self._model.writer(adapter=adapter) if self._model is not None else None
+        return responder_of(self._home, self._config, search, writer)
 
 
 class NodeState:

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from client.chat_answers import NodeAnswers, NodeState
+from client.chat_model import require_model
 from client.chat_onion import ChatOnion
 from client.chat_shelf import NodeDocuments, NodeFeeds, Upkeep
 from client.chat_token import keep_token
@@ -26,7 +27,7 @@ from rag.chat.web.app import Chat
 from rag.chat.web.feedback import Feedback
 from rag.chat.web.login import Login
 from rag.chat.web.services import Services
-from rag.chat.web.settings import SettingsFile
+from rag.chat.web.settings import ModelChoice, SettingsFile
 
 HOST = "127.0.0.1"  # and no other: whoever is elsewhere comes through the onion service
 PORT = 5180
@@ -110,20 +111,35 @@ def application(home: NodeHome, config: NodeConfig, door: Door) -> Iterator[ASGI
     with open_library(home, config) as library:
         library.warm()
         upkeep = Upkeep(home, config)
+        settings = settings_of(home, config)
         services = Services(
-            answers=NodeAnswers(home, config, library),
+            answers=NodeAnswers(home, config, library, pin_of(settings)),
             feeds=NodeFeeds(home, config, upkeep.ask),
             documents=NodeDocuments(home, config, upkeep.ask),
             state=NodeState(home),
             memory=open_memory(home, config),
             feedback=Feedback(home.feedback),
-            settings=SettingsFile(home.runs / SETTINGS),
+            settings=settings,
             version=installed_version(),
         )
         try:
             yield Chat(services, door.login, door.hosts, f"conscienceai_{door.port}").build()
         finally:
             upkeep.close()
+
+
+def settings_of(home: NodeHome, config: NodeConfig) -> SettingsFile:
+    """The chat's settings, which name no model that this node has not."""
+
+    def check(wish: ModelChoice) -> None:
+        require_model(home, config, wish.base, wish.adapter_sha256)
+
+    return SettingsFile(home.runs / SETTINGS, check)
+
+
+def pin_of(settings: SettingsFile) -> Callable[[], str]:
+    """What says which adapter was chosen, "" for the newest."""
+    return lambda: settings.current().model.adapter_sha256
 
 
 class _Server(uvicorn.Server):

@@ -27,6 +27,7 @@ from client import (
     cli_review,
     cli_tor,
     cli_training,
+    cli_verify,
 )
 from client.cli_output import Cli, fail
 from federation import redaction
@@ -85,6 +86,7 @@ def build() -> typer.Typer:
     cli_chat.add_commands(app)
     cli_memory.add_commands(app)
     cli_review.add_commands(app)
+    cli_verify.add_commands(app)
     return app
 
 

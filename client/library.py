@@ -96,6 +96,13 @@ def open_library(
 @contextmanager
 def searching(home: NodeHome, config: NodeConfig, say: Say) -> Iterator[SearchWithout | None]:
     """The search over this node's corpus for the length of a block; None if it holds nothing."""
+    with following(home, config, say) as library:
+        yield NodeSearch(library) if library.store.count("documents") else None
+
+
+@contextmanager
+def following(home: NodeHome, config: NodeConfig, say: Say) -> Iterator[Library]:
+    """This node's library for the length of a block, with what was ingested until now."""
     with open_library(home, config) as library:
         library.warm()
         try:
@@ -105,7 +112,7 @@ def searching(home: NodeHome, config: NodeConfig, say: Say) -> Iterator[SearchWi
             say(err.message)
         for note in library.notes() if library.store.count("documents") else []:
             say(note)
-        yield NodeSearch(library) if library.store.count("documents") else None
+        yield library
 
 
 def bring_up_to_date(

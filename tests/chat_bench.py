@@ -15,19 +15,17 @@ import httpx
 
 from client.chat_answers import NodeAnswers, NodeState
 from client.chat_shelf import NodeDocuments, NodeFeeds
-from client.chat_web import HOST, SETTINGS, Door, _listener, server
+from client.chat_web import HOST, Door, _listener, pin_of, server, settings_of
 from client.config import NodeConfig, NodeHome
 from client.knowledge import open_memory
 from client.library import open_library
 from rag.answer.generate import Writer
 from rag.answer.respond import Responder
-from rag.answer.result import ModelName
 from rag.chat.web.app import Chat
 from rag.chat.web.desk import Desk
 from rag.chat.web.feedback import Feedback
 from rag.chat.web.login import Login
 from rag.chat.web.services import Services
-from rag.chat.web.settings import SettingsFile
 from rag.ingest.feed_settings import FeedSettings
 from tests.feed_samples import text_of
 
@@ -41,13 +39,12 @@ class WritingAnswers(NodeAnswers):
 
     writer: Writer | None = None
 
-    def responder(self) -> Responder:
+    def responder(self, *, adapter: bool = True) -> Responder:
         """Writes, whatever the model's size."""
-        found = super().responder()
+        found = super().responder(adapter=adapter)
         if self.writer is None:
             return found
-        model = ModelName("scripted", "", "0" * 64)
-        return Responder(found.search, self.writer, found.refusal, "generative", model)
+        return Responder(found.search, self.writer, found.refusal, "generative")
 
 
 @dataclass
@@ -116,7 +113,8 @@ def chat_of(
     """A chat over the node at `folder`, for the length of the block."""
     home = NodeHome(folder)
     with open_library(home, config) as library, _listener(0) as listener:
-        answers = WritingAnswers(home, config, library)
+        settings = settings_of(home, config)
+        answers = WritingAnswers(home, config, library, pin_of(settings))
         answers.writer = writer
         services = Services(
             answers=answers,
@@ -125,7 +123,7 @@ def chat_of(
             state=NodeState(home),
             memory=open_memory(home, config),
             feedback=Feedback(home.feedback),
-            settings=SettingsFile(home.runs / SETTINGS),
+            settings=settings,
             version="0",
         )
         door = Door(listener, Login(), onion)

@@ -11,7 +11,9 @@ from transformers import AutoTokenizer
 from federation.model.choose import SEMILLA
 from federation.model.speak import Piece, Sampling
 from rag.answer.prompt import PromptBuilder
+from rag.answer.result import ModelName
 
+SCRIPTED = ModelName("scripted", "", "0" * 64)
 CODE = "[0-9a-f]{12}"  # of the marks around a source
 
 
@@ -32,8 +34,9 @@ class ScriptedWriter:
         *,
         window: int = 1024,
         parameters: int = 1_000_000_000,
+        model: ModelName = SCRIPTED,
     ) -> None:
-        self.parameters = parameters
+        self.parameters, self.model = parameters, model
         self.prompts = PromptBuilder(tokenizer(), window)
         self.read: list[str] = []
         self._reply = reply

@@ -23,6 +23,7 @@ with without_bitsandbytes():
     from peft.tuners.tuners_utils import BaseTunerLayer
 
 ALL_LINEAR = "all-linear"
+ONLY = "default"  # PEFT's name for the adapter of `attach`
 
 
 def spec_of(
@@ -112,7 +113,62 @@ def attach(
     require_schema(arrays, spec)
     detach(loaded)
     _require_fit(loaded, spec)
-    config = peft.LoraConfig(
+    config = _config(loaded, spec, dropout=dropout, trainable=trainable)
+    _put(loaded, ONLY, config)
+    replace(loaded.adapted, spec, arrays)
+    for parameter in _parameters(loaded.adapted, spec).values():
+        parameter.requires_grad_(trainable)
+    return loaded.adapted
+
+
+def add(loaded: Loaded, name: str, spec: AdapterSpec, arrays: Arrays) -> None:
+    """Set a further adapter beside those that are there; which one computes does not change.
+
+    Not while another thread computes with the model.
+
+    Args:
+        loaded: its `model` is modified in place until the last adapter is removed.
+        name: a new one, without a dot.
+        spec: what the adapter must look like.
+        arrays: copied, f32, exactly the names and shapes of `spec`.
+
+    Raises:
+        ModelError: `spec` does not fit this model.
+        FormatError: `arrays` are not those of `spec`.
+    """
+    require_schema(arrays, spec)
+    _require_fit(loaded, spec)
+    _put(loaded, name, _config(loaded, spec, dropout=0.0, trainable=False))
+    replace(loaded.adapted, spec, arrays, name)
+
+
+def use(loaded: Loaded, name: str) -> None:
+    """Compute with the adapter `name` from now on; "" is the base model alone.
+
+    Not while another thread computes with the model.
+    """
+    if loaded.adapted is None:
+        return
+    tuner = loaded.adapted.base_model
+    if not name:
+        tuner.disable_adapter_layers()
+        return
+    tuner.enable_adapter_layers()
+    loaded.adapted.set_adapter(name, inference_mode=True)
+
+
+def remove(loaded: Loaded, name: str) -> None:
+    """Take one adapter off; `use` must follow. Not while another thread computes with the model."""
+    if set(loaded.adapted.peft_config) == {name}:
+        detach(loaded)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        loaded.adapted.delete_adapter(name)
+
+
+def _config(loaded: Loaded, spec: AdapterSpec, *, dropout: float, trainable: bool) -> Any:  # noqa: ANN401
+    return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.rank,
         lora_alpha=spec.alpha,  # PEFT only divides by it; fractions are as good as integers
@@ -123,18 +179,20 @@ def attach(
         init_lora_weights=False,
         inference_mode=not trainable,
     )
+
+
+def _put(loaded: Loaded, name: str, config: Any) -> None:  # noqa: ANN401
+    """Wrap the layers; the weights that PEFT draws are to be overwritten."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         # PEFT draws weights that are overwritten below: nobody else's numbers change by it.
         # PEFT 0.21 still asks transformers for a property by its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         with _only_needed_backends(loaded):
-            model = peft.get_peft_model(loaded.model, config)
-    loaded.adapted = model
-    replace(model, spec, arrays)
-    for parameter in _parameters(model, spec).values():
-        parameter.requires_grad_(trainable)
-    model.eval()
-    return model
+            if loaded.adapted is None:
+                loaded.adapted = peft.get_peft_model(loaded.model, config, adapter_name=name)
+            else:
+                loaded.adapted.add_adapter(name, config)
+    loaded.adapted.eval()
 
 
 def detach(loaded: Loaded) -> None:
@@ -150,16 +208,16 @@ def arrays_of(model: Any, spec: AdapterSpec) -> Arrays:  # noqa: ANN401
     return {name: _to_array(found[name]) for name in spec.shapes}
 
 
-def replace(model: Any, spec: AdapterSpec, arrays: Arrays) -> None:  # noqa: ANN401
-    """Overwrite the attached adapter's weights in place, bit for bit.
+def replace(model: Any, spec: AdapterSpec, arrays: Arrays, name: str = ONLY) -> None:  # noqa: ANN401
+    """Overwrite an adapter's weights in place, bit for bit.
 
     Raises:
         FormatError: `arrays` are not those of `spec`.
     """
     require_schema(arrays, spec)
     with torch.no_grad():
-        for name, parameter in _parameters(model, spec).items():
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+        for key, parameter in _parameters(model, spec, name).items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[key])))
 
 
 def adapter_parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
@@ -212,11 +270,16 @@ def _require_fit(loaded: Loaded, spec: AdapterSpec) -> None:
             )
 
 
-def _parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
+def _parameters(
+    model: Any,  # noqa: ANN401
+    spec: AdapterSpec,
+    name: str = ONLY,
+) -> dict[str, torch.nn.Parameter]:
+    end = f".{name}.weight"
     found = {
-        name.replace(".default.weight", ".weight"): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name
+        key.removesuffix(end) + ".weight": parameter
+        for key, parameter in model.named_parameters()
+        if ".lora_" in key and key.endswith(end)
     }
     if set(found) != set(spec.shapes):
         odd = sorted(set(found) ^ set(spec.shapes))

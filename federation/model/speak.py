@@ -7,6 +7,7 @@ written at the same time. Nothing is computed until the next piece is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from federation.model.sampling import Sampling as Sampling
 
 _UNFINISHED = "\ufffd"  # what a tokenizer shows for half a character
 LONGEST_WAIT = 8  # tokens that may wait for the rest of a character
+Turn = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def speak(
     sampling: Sampling,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
+    turn: Turn = nullcontext,
 ) -> Iterator[Piece]:
     """Go on after `ids`, with the adapter if one is attached.
 
@@ -68,9 +71,10 @@ def speak(
         ids: the prompt; it and one token more must fit into the window.
         sampling: see there; writing ends earlier where the window does.
         is_stopped: asked before each token.
+        turn: entered for each computation of the model.
 
     Raises:
-        ModelError: the prompt does not fit.
+        ModelError: the prompt does not fit, or the model's outputs are no numbers.
     """
     room = window_of(loaded) - len(ids)
     if room < 1 or not ids:
@@ -84,11 +88,14 @@ def speak(
     for _count in range(min(sampling.max_new_tokens, room)):
         if is_stopped():
             return
-        logits, cache = _step(loaded, inputs, cache)
+        with turn():
+            logits, cache = _step(loaded, inputs, cache)
         token = _draw(logits, seen, sampling, generator)
+        chances = torch.log_softmax(logits, dim=-1)
+        if not bool(torch.isfinite(chances[token])):  # one NaN takes all chances with it
+            raise ModelError(_("its outputs are not finite numbers"))
         if token in shown.ends:
             return
-        chances = torch.log_softmax(logits, dim=-1)
         entropy = -float((chances.exp() * chances).nansum())
         yield Piece(shown.add(token), token, float(chances[token]), entropy)
         seen[token] = True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from rag.answer.cite import drop_unknown
 from rag.answer.clean import clean, without_links
 from rag.answer.prompt import PromptBuilder
+from rag.answer.result import ModelName
 
 if TYPE_CHECKING:
     from federation.model.load import Loaded
@@ -30,6 +31,10 @@ class Writer(Protocol):
         """How many it has."""
 
     @property
+    def model(self) -> ModelName:
+        """Base and adapter; sure as soon as `prompts` was asked for."""
+
+    @property
     def prompts(self) -> PromptBuilder:
         """Makes its prompts."""
 
@@ -48,6 +53,7 @@ class ModelWriter:
         self._loaded = loaded
         self.name = loaded.choice.ref
         self.parameters = size_of(loaded)
+        self.model = ModelName(loaded.choice.ref, "", loaded.choice.identity)
         self.prompts = PromptBuilder(loaded.tokenizer, window or window_of(loaded))
 
     def write(

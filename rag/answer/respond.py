@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rag.answer import extract as extraction
@@ -38,7 +38,6 @@ class Responder:
         writer: None while no model is loaded.
         refusal: fitted to the corpus that `search` searches.
         wish: the setting `answer_style`.
-        model: name of what writes.
         language: of answers to questions that do not tell theirs.
     """
 
@@ -46,8 +45,12 @@ class Responder:
     writer: Writer | None = None
     refusal: Refusal = START
     wish: Wish = "auto"
-    model: ModelName = field(default_factory=ModelName)
     language: str = "en"
+
+    @property
+    def model(self) -> ModelName:
+        """Name of what writes."""
+        return self.writer.model if self.writer is not None else ModelName()
 
     def answer(self, question: Question) -> Answer:
         """The whole answer at once."""

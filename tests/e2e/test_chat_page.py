@@ -19,9 +19,15 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from client.adapters import AdapterStore
+from client.config import load_federation
+from federation.model import adapted
+from federation.model.choose import SEMILLA, BaseChoice, identity
+from federation.model.load import load_base
 from tests.chat_bench import Bench, chat_of
 from tests.feed_samples import item, rss
 from tests.feed_server import FeedServer, ok
+from tests.global_samples import Chain, joined_home
 from tests.integration.test_chat_web import QUESTION, VOLCANO, SlowWriter
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -297,3 +303,33 @@ def test_without_the_link_nothing_is_shown(page: Page) -> None:
     page.until(lambda: page.by_id("ask").is_displayed())
     refused = [text for text in page.complaints() if not re.search(r"status of 401", text)]
     assert refused == []
+
+
+def test_who_writes_can_be_chosen_by_keyboard_once_there_is_an_adapter(
+    driver: webdriver.Chrome, tmp_path: Path
+) -> None:
+    loaded = load_base(BaseChoice("semilla", SEMILLA, None, identity(SEMILLA)), device="cpu")
+    chain = Chain(adapted.spec_of(loaded, rank=2, alpha=4))
+    home = joined_home(tmp_path / "node", chain)
+    store = AdapterStore(home, load_federation(home))
+    with chat_of(home.root) as bench:
+        page = Page(driver, bench)
+        page.enter()
+        assert not page.by_id("adapter").is_displayed()  # nothing to choose from
+        store.install(chain.publish())
+        driver.refresh()
+        choice = page.by_id("adapter")
+        page.until(choice.is_displayed)
+        assert choice.accessible_name == "The model writes as"
+        page.by_id("rag").click()
+        page.ask("hola")
+        page.answered(1)
+        assert page.text(".tag") == "written by the model · global@v0"
+        choice.send_keys(Keys.ARROW_DOWN)
+        page.ask("hola")
+        page.answered(2)
+        assert page.text(".tag") == "written by the model · semilla"
+        page.width(360)
+        assert not page.overflows()
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        assert page.complaints() == []

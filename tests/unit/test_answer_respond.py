@@ -62,10 +62,11 @@ def test_a_small_model_quotes_and_says_so_in_the_language_of_the_question() -> N
 
 
 def test_a_capable_model_writes_with_citations_that_are_measured() -> None:
-    writer = ScriptedWriter("El cohete despegará el 9 de julio [1]. Lleva plátanos [1]. Fin [8].")
-    answer = responder(writer=writer, model=ModelName("big", "global@v4", "ab")).answer(
-        Question(ASK)
+    writer = ScriptedWriter(
+        "El cohete despegará el 9 de julio [1]. Lleva plátanos [1]. Fin [8].",
+        model=ModelName("big", "global@v4", "ab"),
     )
+    answer = responder(writer=writer).answer(Question(ASK))
     assert answer.answer == "El cohete despegará el 9 de julio [1]. Lleva plátanos [1]. Fin ."
     assert (answer.style, answer.model.adapter) == ("generative", "global@v4")
     assert [one.is_supported for one in answer.sentences] == [True, False, False]

@@ -15,10 +15,11 @@ import pytest
 from rich.console import Console
 
 from client import cli_chat, library
+from client.chat_model import NodeModel
 from client.chat_terminal import Terminal
 from client.cli import run
 from client.config import NodeConfig, NodeHome
-from client.knowledge import NodeWriter, open_responder
+from client.knowledge import open_responder
 from federation.errors import UsageError
 from federation.model.speak import Piece, Sampling
 from rag.answer.abstain import START
@@ -46,8 +47,9 @@ class Session:
     def __init__(self, folder: Path, writer: ScriptedWriter | None = None) -> None:
         self.screen = io.StringIO()
         self.memory = Memory(folder / "chat.sqlite")
-        model = ModelName("scripted", "global@v7", "ab" * 32)
-        responder = Responder(SmallSearch(NEWS), writer, START, model=model)
+        writer = writer or ScriptedWriter("nunca", parameters=7_000_000)
+        writer.model = ModelName("scripted", "global@v7", "ab" * 32)
+        responder = Responder(SmallSearch(NEWS), writer, START)
         console = Console(file=self.screen, width=200, highlight=False, soft_wrap=True)
         self.terminal = Terminal(
             Conversation(responder, self.memory), Question(""), console, folder
@@ -219,9 +221,9 @@ def test_the_setting_chooses_the_style(tmp_path: Path) -> None:
 
 
 def test_the_model_is_named_and_measured_before_it_is_loaded(tmp_path: Path) -> None:
-    writer = NodeWriter(NodeHome(tmp_path / "n"), NodeConfig(model="semilla"))
+    model = NodeModel(NodeHome(tmp_path / "n"), NodeConfig(model="semilla"))
+    writer = model.writer()
     assert (writer.name, writer.parameters) == ("semilla", 6_843_648)
-    assert "_writer" not in vars(writer)
     assert writer.model.base == "semilla"
-    assert "_writer" not in vars(writer)
+    assert not model.is_loaded
     assert writer.prompts.window == 1024

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from client.adapters import AdapterStore
+from client.chat_model import NodeModel
 from client.config import NodeConfig, NodeHome, load_federation
 from client.doctor import Finding, all_checks
-from client.knowledge import NodeWriter, open_memory, open_responder
+from client.knowledge import open_memory, open_responder
 from federation.adapter.format import AdapterSpec
 from federation.adapter.manifest import sha256_of
 from federation.errors import ModelError
@@ -48,10 +49,10 @@ def published(chain: Chain, home: NodeHome, seed: int) -> None:
 def test_the_newest_verified_adapter_answers_and_is_named(tmp_path: Path) -> None:
     chain = Chain(spec_of_semilla())
     home = joined_home(tmp_path / "node", chain)
-    bare = NodeWriter(home, CONFIG)
+    bare = NodeModel(home, CONFIG).writer()
     assert (bare.model.base, bare.model.adapter) == ("semilla", "")
     published(chain, home, seed=1)
-    with_adapter = NodeWriter(home, CONFIG)
+    with_adapter = NodeModel(home, CONFIG).writer()
     assert with_adapter.model.adapter == "global@v0"
     assert with_adapter.model.sha256 == sha256_of(chain.manifests[0])
     prompt = [5, 6, 7]
@@ -61,7 +62,7 @@ def test_the_newest_verified_adapter_answers_and_is_named(tmp_path: Path) -> Non
     )
     assert first == second  # `bare` loads when it first writes, and the adapter was there by then
     published(chain, home, seed=2)
-    newer = NodeWriter(home, CONFIG)
+    newer = NodeModel(home, CONFIG).writer()
     assert newer.model.adapter == "global@v1"
     assert [piece.token for piece in newer.write(prompt, GREEDY, lambda: False)] != second
     assert open_responder(home, CONFIG).answer(ASK).model == newer.model
@@ -75,7 +76,7 @@ def test_a_damaged_adapter_is_not_used(tmp_path: Path, caplog: pytest.LogCapture
     data = bytearray(tensors.read_bytes())
     data[-1] ^= 1
     tensors.write_bytes(data)
-    writer = NodeWriter(home, CONFIG)
+    writer = NodeModel(home, CONFIG).writer()
     with caplog.at_level(logging.WARNING):
         assert writer.model.adapter == ""
         assert list(writer.write([5, 6], GREEDY, lambda: False)) is not None

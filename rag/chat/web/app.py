@@ -151,7 +151,7 @@ class Chat:
             "live": True,
             "ready": responder.search is not None or responder.writer is not None,
             "chat_available": self.figures.answers > 0,
-            "model": {**asdict(model), "loaded": self.services.answers.is_loaded()},
+            "model": {**asdict(model), **self.services.answers.model_state()},
             "style": responder.wish,
             "rag": knows,
             "memory": {"turns": sum(entry.turns for entry in self.services.memory.sessions())},

@@ -8,6 +8,7 @@ import json
 import secrets
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -18,16 +19,16 @@ from starlette.routing import Route
 
 from rag.answer.events import Done, Event, Question, Token
 from rag.answer.respond import Responder
-from rag.answer.result import ModelName
+from rag.answer.result import Answer
 from rag.chat.web.bodies import Body, M, explain, read_json
 from rag.chat.web.desk import Job, Make
+from rag.chat.web.model_names import Way, listed, name_of, way_of
 from rag.chat.web.openai_forms import Completion, Cut, Shape, extra_of
 from rag.chat.web.problems import refused
 from rag.chat.web.services import Services
 from rag.chat.web.settings import Params
 from rag.chat.web.talk import EVENT_STREAM, Talk, whole, with_pauses
 
-RAG = "+rag"
 MOST_TEXTS = 256
 
 
@@ -38,6 +39,17 @@ class EmbeddingRequest(Body):
     input: str | list[str] = Field(max_length=MOST_TEXTS * 1000)
     encoding_format: Literal["float", "base64"] = "float"
     user: str = ""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The outer form of a stream; which model wrote is sure only at its end."""
+
+    shape: Shape
+    way: Way
+
+    def sure(self, answer: Answer) -> Shape:
+        return replace(self.shape, model=name_of(answer.model, self.way))
 
 
 class OpenAi:
@@ -60,11 +72,11 @@ class OpenAi:
         ]
 
     async def models(self, _request: Request) -> Response:
-        """The model, with and without retrieval."""
+        """The model, with and without its adapter, with and without retrieval."""
         responder = await asyncio.to_thread(self._services.answers.responder)
         rows = [
             {"id": name, "object": "model", "created": 0, "owned_by": "conscienceai"}
-            for name in names_of(responder.model)
+            for name in listed(responder.model)
         ]
         return JSONResponse({"object": "list", "data": rows})
 
@@ -72,22 +84,26 @@ class OpenAi:
         """Answer the last message."""
         asked = await _read(request, Completion)
         asked.require_possible()
-        responder = await asyncio.to_thread(self._services.answers.responder)
-        if asked.model not in names_of(responder.model):
+        answers = self._services.answers
+        newest = await asyncio.to_thread(answers.responder)
+        way = way_of(asked.model, newest.model)
+        if way is None:
             raise HTTPException(404, f"there is no model '{asked.model[:80]}'")
-        question = self._question(asked)
+        responder = await asyncio.to_thread(answers.responder, adapter=way.adapter)
+        question = self._question(asked, rag=way.rag)
         job = self._talk.place(question.message_id)
         events = self._talk.noted(job, _maker(responder, question))
-        shape = Shape.new(question.message_id, asked.model)
+        shape = Shape.new(question.message_id, name_of(responder.model, way))
         if asked.stream:
-            pieces = _stream(events, asked, shape, job)
+            pieces = _stream(events, asked, _Told(shape, way), job)
             return StreamingResponse(pieces, media_type=EVENT_STREAM)
         answer = await whole(request, job, events)
         cut = Cut(asked.stops())
         text = cut.add(answer.answer) + cut.rest()
         limit = question.sampling.max_new_tokens if question.sampling else 0
         reason = _reason(answer.usage.answer_tokens, limit, is_cut=cut.is_over)
-        return JSONResponse(shape.whole(text, reason, answer))
+        named = replace(shape, model=name_of(answer.model, way))
+        return JSONResponse(named.whole(text, reason, answer))
 
     async def embed(self, request: Request) -> Response:
         """Vectors of texts."""
@@ -105,24 +121,17 @@ class OpenAi:
         usage = {"prompt_tokens": words, "total_tokens": words}
         return JSONResponse({"object": "list", "data": data, "model": name, "usage": usage})
 
-    def _question(self, asked: Completion) -> Question:
+    def _question(self, asked: Completion, *, rag: bool) -> Question:
         text, before = asked.question()
         held = self._services.settings.current().params
         params = Params(**{**held.model_dump(), **asked.params(held.max_new_tokens)})
         return params.question(
             text,
             turns=before,
-            rag=asked.model.endswith(RAG),
+            rag=rag,
             seed=abs(asked.seed or 0) % 2**32,
             message_id=secrets.token_hex(16),
         )
-
-
-def names_of(model: ModelName) -> tuple[str, str]:
-    """The model's name, and the one under which its answers are searched for first."""
-    base = (model.base or "quotes").replace("\\", "/").rstrip("/").rpartition("/")[2]
-    name = f"{base}+{model.adapter}" if model.adapter else base
-    return name, name + RAG
 
 
 def _maker(responder: Responder, question: Question) -> Make:
@@ -133,9 +142,9 @@ def _maker(responder: Responder, question: Question) -> Make:
 
 
 async def _stream(
-    events: AsyncIterator[Event], asked: Completion, shape: Shape, job: Job
+    events: AsyncIterator[Event], asked: Completion, told: _Told, job: Job
 ) -> AsyncIterator[str]:
-    cut = Cut(asked.stops())
+    cut, shape = Cut(asked.stops()), told.shape
     yield _data(shape.chunk({"role": "assistant", "content": ""}))
     try:
         async for event in with_pauses(events):
@@ -147,6 +156,7 @@ async def _stream(
                 if cut.is_over:
                     job.stop()
             elif isinstance(event, Done):
+                shape = told.sure(event.answer)
                 if text := cut.rest():
                     yield _data(shape.chunk({"content": text}))
                 limit = asked.max_completion_tokens or asked.max_tokens or 0

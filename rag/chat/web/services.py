@@ -15,11 +15,15 @@ from rag.chat.web.settings import SettingsFile
 class Answers(Protocol):
     """What answers, and what it knows. Every call may take long, and may come from any thread."""
 
-    def responder(self) -> Responder:
-        """The newest: searches what was ingested until now, writes with the newest adapter."""
+    def responder(self, *, adapter: bool = True) -> Responder:
+        """The newest: searches what was ingested until now, writes with the newest adapter.
 
-    def is_loaded(self) -> bool:
-        """Whether the model is in memory."""
+        Args:
+            adapter: False writes with the base model alone.
+        """
+
+    def model_state(self) -> Mapping[str, Any]:
+        """`{loaded, refused}`: whether it is in memory, why the newest adapter does not answer."""
 
     def knows(self) -> Mapping[str, Any]:
         """`{docs, chunks, newest, index_sha, notes}` of what is searched."""

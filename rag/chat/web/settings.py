@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -68,7 +68,12 @@ class Params(Settings):
 
 
 class ModelChoice(Settings):
-    """Which model answers; "" is the node's own, with its newest adapter."""
+    """Which model answers; "" is the node's own, with its newest adapter.
+
+    Attributes:
+        base: must be the node's own; what was tuned for another one is refused.
+        adapter_sha256: a version that the node keeps, by the hash of its manifest.
+    """
 
     base: str = Field(default="", max_length=300)
     adapter_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
@@ -115,10 +120,13 @@ class SettingsFile:
 
     Args:
         path: of the file; it need not exist.
+        check: raises a ConfigError if the node has no such model.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, check: Callable[[ModelChoice], None] = lambda _choice: None
+    ) -> None:
+        self._path, self._check = path, check
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._held = ChatSettings()
@@ -192,6 +200,13 @@ class SettingsFile:
         except ConfigError as err:
             self.problem = err.message
             logger.warning("the chat's settings stay as they were: %s", err)
+            return self._held
+        try:
+            self._check(self._held.model)
+        except ConfigError as err:  # a version that is no longer kept costs no other value
+            self.problem = err.message
+            logger.warning("the chat's settings choose no model: %s", err)
+            self._held = self._held.model_copy(update={"model": ModelChoice()})
         return self._held
 
     def _read(self) -> tuple[Mapping[str, Any], ChatSettings]:
@@ -208,6 +223,7 @@ class SettingsFile:
 
     def _write(self, content: Mapping[str, Any]) -> ChatSettings:
         new = _checked(content)
+        self._check(new.model)
         text = json.dumps(new.to_json(), indent=2, ensure_ascii=False)
         durable.write_text(self._path, text + "\n")
         logger.info("the chat's settings were changed: source %s", new.source)

@@ -33,7 +33,11 @@ EVENT_STREAM = "text/event-stream"
 
 
 class ChatRequest(Body):
-    """What `POST /api/chat` is given; `params` only within the bounds of the settings."""
+    """What `POST /api/chat` is given; `params` only within the bounds of the settings.
+
+    Attributes:
+        adapter: whether the model writes with the network's adapter or alone.
+    """
 
     message: str = Field(min_length=1, max_length=8000)
     session_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
@@ -41,6 +45,7 @@ class ChatRequest(Body):
     stream: bool = False
     anyway: bool = False
     language: Literal["", "es", "en"] = ""
+    adapter: Literal["network", "base"] = "network"
     params: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -75,7 +80,8 @@ class Talk:
         how = {"rag": asked.rag, "anyway": asked.anyway, "language": asked.language}
         question = params.question(asked.message, message_id=message_id, **how)
         job = self.place(message_id)
-        make, session = self._maker(question, asked.session_id or "")
+        with_adapter = asked.adapter == "network"
+        make, session = self._maker(question, asked.session_id or "", adapter=with_adapter)
         if asked.stream:
             events = self._as_text(self.noted(job, make), job, session)
             headers = {"X-Message-Id": message_id}
@@ -116,12 +122,15 @@ class Talk:
         if all(entry.id != session for entry in self._services.memory.sessions()):
             raise HTTPException(404, "there is no such session")
 
-    def _maker(self, question: Question, session: str) -> tuple[Make, Callable[[], str]]:
+    def _maker(
+        self, question: Question, session: str, *, adapter: bool
+    ) -> tuple[Make, Callable[[], str]]:
         """What makes the answer in a thread, and what then knows its session."""
         talks: list[Conversation] = []
 
         def make(is_stopped: Callable[[], bool]) -> Iterator[Event]:
-            talk = Conversation(self._services.answers.responder(), self._services.memory, session)
+            responder = self._services.answers.responder(adapter=adapter)
+            talk = Conversation(responder, self._services.memory, session)
             talks.append(talk)
             return talk.ask(question, is_stopped)
 

@@ -32,6 +32,8 @@ async function state() {
   if (!held.model) throw new Error("login");
   const parts = [held.node.adapter || held.model.base, held.node.joined ? (held.node.running ? t("running") : t("notRunning")) : t("notJoined")];
   $("node-text").textContent = parts.filter(Boolean).join(" · ");
+  $("adapter-choice").hidden = !held.model.adapter;
+  if (!held.model.adapter) $("adapter").value = "network";
   document.querySelector(".dot").className = `dot ${held.ready ? "good" : "bad"}`;
   $("welcome-text").textContent = held.rag.docs === 1 ? t("knowsOne") : held.rag.docs ? t("knows", { docs: held.rag.docs.toLocaleString(language()) }) : t("knowsNothing");
   $("notes").replaceChildren(...held.rag.notes.filter(() => held.rag.docs).map((text) => el("li", {}, text)));
@@ -70,7 +72,7 @@ $("ask").addEventListener("submit", (event) => {
   if (!message || !$("stop").hidden) return;
   $("message").value = "";
   grow();
-  ask(message);
+  ask(message).then(state);
 });
 $("message").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("ask").requestSubmit(); }

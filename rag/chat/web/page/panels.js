@@ -161,6 +161,7 @@ export async function node(place) {
   const rows = [
     [t("node"), `${held.node.joined ? t("joined") : t("notJoined")}, ${held.node.running ? t("running") : t("notRunning")}`],
     [t("model"), held.model.base || "—"], [t("version"), held.node.adapter || t("noVersion")],
+    ...(held.model.refused ? [[t("adapter"), held.model.refused]] : []),
     [t("lastRound"), held.node.last_round ? date(held.node.last_round) : "—"], [t("nextRound"), held.node.next_round || t("nextUnknown")],
     [t("handed"), held.node.handed_over ? date(held.node.handed_over) : "—"],
     [t("texts"), `${number(held.rag.docs)} (${passages(held.rag.chunks)})`], [t("memory"), number(held.memory.turns)], [t("software"), held.version],

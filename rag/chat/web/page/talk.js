@@ -46,7 +46,7 @@ export async function ask(message, anyway = false) {
   toggle(true);
   say(t("thinking"));
   try {
-    await stream({ message, session_id: session, rag: $("rag").checked, anyway },
+    await stream({ message, session_id: session, rag: $("rag").checked, adapter: $("adapter").value, anyway },
       (name, data) => take(shown, name, data), running.stop.signal);
     if (shown.root.classList.contains("waiting")) note(shown, t("lost"));
   } catch (error) {
@@ -125,7 +125,8 @@ function kind(answer) {
   if (!answer.style) return null;
   const words = { extractive: t("quoted"), generative: t("written"), none: t("unknown") };
   const stopped = answer.was_stopped ? ` · ${t("stopped")}` : "";
-  return el("span", { class: `tag ${answer.style}` }, words[answer.style] + stopped);
+  const by = answer.style === "generative" ? ` · ${answer.model.adapter || answer.model.base}` : "";
+  return el("span", { class: `tag ${answer.style}` }, words[answer.style] + by + stopped);
 }
 
 // The text with its citations as buttons, and sentences that no source holds underlined.
