@@ -31,6 +31,7 @@ class Traits:
         edits_base: returns a delta for the frozen base beside the pair.
         refactorises: the next pair has new coordinates; factor momentum means nothing.
         trains: round -> the factors clients train in it, a subset of {"A", "B"}.
+        keeps: factors that clients train and never send: each node has a model of its own.
     """
 
     exact: bool = False
@@ -41,6 +42,11 @@ class Traits:
     edits_base: bool = False
     refactorises: bool = False
     trains: Callable[[int], frozenset[str]] = _both
+    keeps: frozenset[str] = frozenset()
+
+    def sends(self, number: int) -> frozenset[str]:
+        """Return the factors that an update may change in round `number`."""
+        return self.trains(number) - self.keeps
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,10 @@ class Ctx:
 
 @dataclass(frozen=True)
 class Out:
-    """The next global pair, and a low-rank delta of the frozen base (None: untouched)."""
+    """The next global pair, and a low-rank delta of the frozen base (None: untouched).
+
+    The base's delta has the same rank in every module of a round.
+    """
 
     pair: Pair
     base: Pair | None = None
