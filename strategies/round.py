@@ -23,6 +23,7 @@ from federation.errors import AdapterError, RoundError
 from strategies.catalogue import find
 from strategies.gate import GateDecision
 from strategies.merge import merge
+from strategies.pairs import gram
 from strategies.rule import Ctx
 from strategies.screen import Accepted, Screened, ScreenHistory, ScreenPolicy, screen_updates
 from strategies.spool import Arrival, Spool, SpooledUpdate
@@ -209,8 +210,15 @@ class Round:
             )
             outcome.waiting += len(screened.accepted)
             return outcome
-        weights = weights_for(screened.accepted, policy.weigh)
         accepted = [updates[update.sha256] for update in screened.accepted]
+        try:
+            weights = weights_for(
+                screened.accepted, policy.weigh, lambda: gram(accepted, current, self.spec)
+            )
+        except RoundError as err:  # too few for the weigher: as with the quorum
+            outcome.reason = f"{err.message}; the current version stays and the updates wait"
+            outcome.waiting += len(accepted)
+            return outcome
         candidate = self._merge(policy, accepted, weights, current)
         lap("merge")
         decision = gate.decide(current, candidate)
