@@ -25,6 +25,8 @@ class ServerConfig(settings.Settings):
         name: the federation's name, for people.
         model: the base model: "semilla", an absolute folder or a hub id; settled by init.
         targets: "all-linear" or module suffixes.
+        strategy: a rule of `strategies.catalogue`, or an installed stranger's.
+        weigher: "capped" or "uniform", then weighers joined by "+": "uniform+sybil+rfa".
         quorum: fewest accepted updates for a merge.
         round_deadline_s: a round takes what has come by then.
         max_staleness: versions an update may lie behind; older ones expire.

@@ -25,6 +25,7 @@ from server.onion_clients import OnionClients
 from server.registry import Registry
 from server.rounds import next_report_path, report_paths
 from strategies.adapter_fedavg import AdapterFedAvg
+from strategies.choice import check_choice
 from strategies.round import Mode, Round, RoundPolicy
 from strategies.screen import ScreenPolicy
 from strategies.sizes import SizePolicy
@@ -60,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> AdapterFedAvg:
     """Join the operator's records and settings into the strategy of one run."""
+    rule = check_choice(config.strategy, config.weigher, max_staleness=config.max_staleness)
     key = SigningKey.load(home.signing_key)
     registry = Registry(home.registry, key, key.public_hex, candidates=home.candidates)
     intake = Intake(home.intake_db)
@@ -75,11 +77,13 @@ def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> Ada
     policy = RoundPolicy(
         mode=mode,
         quorum=config.quorum,
-        strategy=config.strategy,
+        strategy=rule.name,
         seed=config.seed,
         log_norms=earlier_log_norms(home),
         screen=ScreenPolicy(
-            max_staleness=config.max_staleness, sizes=SizePolicy(min_sigma=MIN_SIGMA)
+            max_staleness=config.max_staleness,
+            gauge_safe=rule.traits.gauge_safe,
+            sizes=SizePolicy(min_sigma=MIN_SIGMA),
         ),
         weigh=WeighPolicy(by=config.weigher, half_life=config.staleness_half_life),
     )

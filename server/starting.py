@@ -22,6 +22,7 @@ from server.intake import Intake
 from server.nodes import Nodes
 from server.onion_clients import OnionClients
 from server.registry import Registry
+from strategies.choice import check_choice
 
 if TYPE_CHECKING:
     from federation.model.choose import BaseChoice
@@ -65,13 +66,14 @@ def init(
 
     Raises:
         ModelError: the base model named does not load.
-        ConfigError: gate data that cannot be read.
+        ConfigError: gate data that cannot be read, or a strategy that cannot run here.
     """
     found = _existing(home)
     if found is not None:
         return found
     if home.config.exists():
         wanted = load_config(home)
+    _require_strategy(wanted)
     durable.make_folder(home.root)
     for source in gate_data:
         say(f"gate data {source.name}: {add_documents(source, home.gate)} documents")
@@ -119,10 +121,11 @@ def require_ready(home: ServerHome) -> ServerConfig:
     """Check that the server at `home` may start; returns its settings.
 
     Raises:
-        ConfigError: not set up, or something is missing.
+        ConfigError: not set up, something is missing, or the strategy cannot run here.
         PermissionsError: a private file is open to other users.
     """
     config = load_config(home)
+    _require_strategy(config)
     ca.TlsFiles(home.tls).require()
     SigningKey.load(home.signing_key)
     for path in (home.config, home.superexec_secret, home.nodes_db):
@@ -132,6 +135,10 @@ def require_ready(home: ServerHome) -> ServerConfig:
     for folder in (home.root, home.keys, home.tls):
         _require_private_folder(folder)
     return config
+
+
+def _require_strategy(config: ServerConfig) -> None:
+    check_choice(config.strategy, config.weigher, max_staleness=config.max_staleness)
 
 
 def _require_private_folder(folder: Path) -> None:
