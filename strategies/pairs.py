@@ -156,8 +156,10 @@ def gram(
 ) -> F64:
     """Return inner products of all changes of dW, (N, N), f64.
 
-    Each change is s [B_i - B_g, B_g] [A_i ; A_i - A_g], of rank 2r: no dense dW, no cancellation.
-    Memory: the stacks of one module for two tiles of clients, and (2 r tile)^2 numbers.
+    With X_i, Y_i the changes of B and A, a change of dW is s (X_i A_g + B_g Y_i + X_i Y_i): no
+    dense dW, no cancellation. All but <X_i Y_i, X_j Y_j> are inner products of vectors as long as
+    an adapter, in f64; that last one, which is small of fourth order, is summed over blocks in f32.
+    Memory: one module of two tiles of clients, and (r tile)^2 numbers.
 
     Args:
         updates: any number; their deltas are taken on top of `current`.
@@ -170,10 +172,10 @@ def gram(
     for module in spec.modules():
         pair = pair_of(current, spec, module)
         for index, rows in enumerate(tiles):
-            left = _factors_of(updates[rows], pair, module)
+            left = _terms_of(updates[rows], pair, module)
             for columns in tiles[: index + 1]:
-                right = left if columns == rows else _factors_of(updates[columns], pair, module)
-                block = pair.scale**2 * _inner(left, right)
+                right = left if columns == rows else _terms_of(updates[columns], pair, module)
+                block = pair.scale**2 * _inner_terms(left, right)
                 total[rows, columns] += block
                 if columns != rows:
                     total[columns, rows] += block.T
@@ -229,3 +231,52 @@ def _inner(one: _Changes, other: _Changes) -> F64:
     blocks = products.reshape(len(one.right), width, len(other.right), width)
     total: F64 = blocks.sum(axis=(1, 3))
     return total
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Changes of one module of several clients, n of them, as `gram` needs them.
+
+    Attributes:
+        x, y: (clients, r, d_out) and (clients, r, d_in), f32: changes of B, transposed, and of A.
+        plain, bent: (clients, length), f64: <change_i, change_j> without its last term is
+            plain_i . bent_j + bent_i . plain_j.
+    """
+
+    x: F32
+    y: F32
+    plain: F64
+    bent: F64
+
+
+def _terms_of(updates: Sequence[Update], pair: Pair, module: str) -> _Terms:
+    (rank, d_in), d_out = pair.A.shape, pair.B.shape[0]
+    x = np.empty((len(updates), rank, d_out), np.float32)
+    y = np.empty((len(updates), rank, d_in), np.float32)
+    for index, update in enumerate(updates):
+        x[index] = update.coded(module + B_SUFFIX).decode().T
+        y[index] = update.coded(module + A_SUFFIX).decode()
+    a, b = pair.A.astype(np.float64), pair.B.astype(np.float64)
+    plain = np.empty((len(updates), rank * (d_out + d_in + rank)))
+    bent = np.empty_like(plain)
+    for index in range(len(updates)):
+        wide_x, wide_y = x[index].astype(np.float64), y[index].astype(np.float64)
+        u, v = (wide_x @ b).T, wide_y @ a.T  # B_g^T X, Y A_g^T
+        parts = wide_x, wide_y, u
+        plain[index] = np.concatenate([part.ravel() for part in parts])
+        parts = (a @ a.T / 2 + v).T @ wide_x, (b.T @ b / 2 + u) @ wide_y, v
+        bent[index] = np.concatenate([part.ravel() for part in parts])
+    return _Terms(x, y, plain, bent)
+
+
+def _inner_terms(one: _Terms, other: _Terms) -> F64:
+    count, rank = one.y.shape[:2]
+    rows, columns = (each.y.reshape(-1, each.y.shape[2]) for each in (one, other))
+    products = rows @ columns.T
+    rows, columns = (each.x.reshape(-1, each.x.shape[2]) for each in (one, other))
+    products *= rows @ columns.T
+    blocks = products.reshape(count, rank, len(other.y), rank)
+    found: F64 = blocks.sum(axis=(1, 3), dtype=np.float64)
+    found += one.plain @ other.bent.T
+    found += one.bent @ other.plain.T
+    return found

@@ -25,10 +25,11 @@ def rbla(
     a, b = np.zeros(previous.A.shape), np.zeros(previous.B.shape)
     owned = np.zeros(len(a))
     for pair, weight in zip(pairs, weights, strict=True):
-        rows = min(len(pair.A), len(a))
+        a_i = pair.A
+        rows = min(len(a_i), len(a))
         ratio = pair.scale / previous.scale
         owned[:rows] += weight
-        a[:rows] += weight * (pair.A[:rows] - previous.A[:rows])
+        a[:rows] += weight * (a_i[:rows] - previous.A[:rows])
         b[:, :rows] += weight * (ratio * pair.B[:, :rows] - previous.B[:, :rows])
     lift = math.fsum(weights) / np.where(owned > 0, owned, 1.0)
     a, b = previous.A + lift[:, None] * a, previous.B + lift * b

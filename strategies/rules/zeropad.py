@@ -25,8 +25,9 @@ def zeropad(
     rest = max(1.0 - math.fsum(weights), 0.0)
     a, b = rest * previous.A.astype(np.float64), rest * previous.B.astype(np.float64)
     for pair, weight in zip(pairs, weights, strict=True):
-        rows = min(len(pair.A), len(a))
-        a[:rows] += weight * pair.A[:rows]
+        a_i = pair.A
+        rows = min(len(a_i), len(a))
+        a[:rows] += weight * a_i[:rows]
         b[:, :rows] += weight * pair.scale / previous.scale * pair.B[:, :rows]
     return Out(Pair(a.astype(np.float32), b.astype(np.float32), previous.scale))
 
