@@ -55,6 +55,7 @@ def chat(
     from client import cli_output as output
     from client import library
 
+    library.bound_blas()
     cli: Cli = context.obj
     asked, drawn, kept = parse(values or [])
     config = cli.config(answer_style=kept.pop("style", None), model=kept.pop("model", None))

@@ -1,8 +1,4 @@
-"""This node's library: its corpus, store and index, opened with its settings.
-
-Numpy must not be loaded before this module is: its BLAS would start a thread for each processor,
-and a question would cost thirty times as much.
-"""
+"""This node's library: its corpus, store and index, opened with its settings."""
 
 from __future__ import annotations
 
@@ -12,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before anything imports numpy
 
 from client.config import NodeConfig, NodeHome
 from federation.errors import ConscienceError
@@ -27,6 +21,14 @@ if TYPE_CHECKING:
 EMBED_S = 60.0  # of an ingest; what is left is made by the next one, or by `rag reindex`
 CALIBRATED_TITLES = 400
 Say = Callable[[str], None]
+
+
+def bound_blas() -> None:
+    """Keep numpy's BLAS to one thread, if numpy is not loaded yet.
+
+    With a thread for each processor a question costs thirty times as much.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 class NodeSearch:
@@ -54,6 +56,7 @@ def open_library(home: NodeHome, config: NodeConfig, *, allow_download: bool = F
         config: its settings; another corpus has a store of its own.
         allow_download: whether a hub embedder may be fetched.
     """
+    bound_blas()
     from rag.retrieval.library import Library
 
     corpus, folder = home.corpus, home.rag

@@ -1,4 +1,4 @@
-"""Entries per CPU-second of the ingest: python scripts/bench_ingest.py [FOLDER] [--rounds 5].
+"""Entries per CPU-second of the ingest: python scripts/bench_ingest.py FOLDER [--rounds 5].
 
 Every feed file of FOLDER is read by the child, cleaned, compared and written to a fresh corpus, as
 `flower-client ingest` does it once the bytes are there. Counted is the CPU time of both processes,
@@ -13,13 +13,10 @@ import io
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from federation.errors import FormatError
 from rag.ingest.corpus import open_corpus
@@ -30,16 +27,17 @@ from rag.ingest.harvest import Wishes, bring_in
 from rag.ingest.inflate import gunzip
 from rag.ingest.reader import Reader
 
-DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data" / "feeds"
 SKIPPED = (".md", ".tsv", ".txt", ".json")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT)
+    parser.add_argument("folder", type=Path, help="of feed files")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if not options.folder.is_dir():
+        parser.error(f"there is no folder {options.folder}")
     bodies = read_bodies(options.folder)
     rates, yardsticks = [], []
     for number in range(1, options.rounds + 1):

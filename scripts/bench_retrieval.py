@@ -1,7 +1,7 @@
 """Retrieval measured: quality on question sets, speed and memory on many chunks.
 
-    python scripts/bench_retrieval.py quality --data ../shared/data/qa --cache /tmp/vectors
-    python scripts/bench_retrieval.py speed --data ../shared/data/qa --cache /tmp/vectors
+    python scripts/bench_retrieval.py quality --data FOLDER --cache FOLDER
+    python scripts/bench_retrieval.py speed --data FOLDER --cache FOLDER
 
 `quality` searches each set by words alone and by words and vectors, and compares with the gates.
 `speed` makes a corpus of recombined sentences with vectors near real ones, then starts a process
@@ -23,14 +23,12 @@ from bench_retrieval_vectors import CachedEncoder
 
 from federation import durable
 
-DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "qa"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the two and print its table; 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=["quality", "speed"])
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="<set>.contexts.jsonl, …")
+    parser.add_argument("--data", type=Path, required=True, help="<set>.contexts.jsonl, …")
     parser.add_argument("--sets", nargs="*", help="quality: only these; all of the folder without")
     parser.add_argument("--embedder", default="", help="as the setting of that name")
     parser.add_argument("--cache", type=Path, help="folder of vectors kept between runs")
@@ -40,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     options = parser.parse_args(arguments)
+    if not any(options.data.glob("*.contexts.jsonl")):
+        parser.error(f"there is no question set in {options.data}")
     with CachedEncoder(options.embedder, options.cache) as encoder:
         if options.what == "quality":
             found = quality.measure(options.data, options.sets or [], encoder, options.seed)

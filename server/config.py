@@ -28,7 +28,8 @@ class ServerConfig(settings.Settings):
         strategy: a rule of `strategies.catalogue`, or an installed stranger's.
         weigher: "capped" or "uniform", then weighers joined by "+": "uniform+sybil+rfa".
         quorum: fewest accepted updates for a merge.
-        round_deadline_s: a round takes what has come by then.
+        round_deadline_s: a round takes what has come by then; a quarter of it, at most 150 s, is
+            for asking who holds what.
         max_staleness: versions an update may lie behind; older ones expire.
         staleness_half_life: versions after which an update's weight halves.
         addresses: host names and IP addresses in the certificate; the first is in invitations.

@@ -76,19 +76,28 @@ class Tidy:
     def add(self, text: str) -> str:
         """Take more text; returns what can be shown now."""
         self._held += text
-        place = max(self._held.rfind(" "), self._held.rfind("\n")) + 1
-        opened = self._held.rfind("[", 0, place)
-        if opened >= 0 and "]" not in self._held[opened:place] and place - opened < LONGEST_HELD:
-            place = opened
-        elif "](" in self._held[:place]:  # a link's name and its address stay together
-            opened = self._held.rfind("](", 0, place)
-            if ")" not in self._held[opened:place] and place - opened < LONGEST_HELD:
-                place = self._held.rfind("[", 0, opened)
-        return self._release(max(0, place))
+        place = self._word_before(len(self._held))
+        while place and (opened := self._opened(place)) is not None:
+            place = self._word_before(opened)
+        return self._release(place)
 
     def rest(self) -> str:
         """What is left at the end."""
         return self._release(len(self._held))
+
+    def _opened(self, place: int) -> int | None:
+        """Where a number or a link begins that does not end before `place`; None without any."""
+        number = self._held.rfind("[", 0, place)
+        if number >= 0 and "]" not in self._held[number:place] and place - number < LONGEST_HELD:
+            return number
+        link = self._held.rfind("](", 0, place)  # its name and its address stay together
+        if link >= 0 and ")" not in self._held[link:place] and place - link < LONGEST_HELD:
+            return max(0, self._held.rfind("[", 0, link))
+        return None
+
+    def _word_before(self, place: int) -> int:
+        """Where the word begins that `place` lies in: within one, what is cut out may join two."""
+        return max(self._held.rfind(" ", 0, place), self._held.rfind("\n", 0, place)) + 1
 
     def _release(self, place: int) -> str:
         ready, self._held = self._held[:place], self._held[place:]

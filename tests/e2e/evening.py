@@ -6,6 +6,7 @@ a tor outside: one that leaked would fail there, and every attempt is written do
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from federation.invitation import decode
 from server.config import ServerHome
 from tests import netns, strace_log
 from tests.e2e.conftest import SETTINGS, rows_of
+from tests.feed_samples import item, rss
+from tests.feed_server import FeedServer, ok
 
 NODE = "luna"
 # Every command of the volunteer's that may use the network, and some that had better not.
@@ -36,6 +39,9 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("package", "--explain"),
     ("outbox", "list", "--json"),
     ("privacy", "--json"),
+    ("ingest", "--json"),
+    ("rag", "query", "river", "--json"),
+    ("chat", "--once", "--json", "What is said of the river?"),
 )
 LEAK = """
 import socket
@@ -61,6 +67,7 @@ class Evening:
         shown: command lines and environments of all processes of this machine, meanwhile.
         report: of the round.
         said: command -> what it printed.
+        feed: onion address of the feed that was read.
     """
 
     root: Path
@@ -69,6 +76,7 @@ class Evening:
     shown: frozenset[bytes]
     report: dict[str, Any]
     said: dict[tuple[str, ...], str]
+    feed: str
 
     @property
     def node(self) -> Path:
@@ -166,13 +174,25 @@ def spend(place: Path, network: PrivateTor, *, plant: bool = False) -> Evening:
         if plant:
             town.planted = durable.make_folder(place / "planted")
             (town.planted / "sitecustomize.py").write_text(LEAK)
-        town.join(NODE, rows_of(NODE), SETTINGS | {"tor": tor})
+        feed = stack.enter_context(_feed(network))
+        town.join(NODE, rows_of(NODE), SETTINGS | {"tor": tor, "embedder": "none"})
+        feeds = json.dumps([f"http://{feed}/feed.xml"])
+        durable.write_text(place / NODE / "datasets" / "rss_feeds.json", feeds)
         commands = (("status", "--json"),) if plant else COMMANDS
         said = {command: town.volunteer(NODE, *command) for command in commands}
         report = {} if plant else town.round()
         town.stop()
         time.sleep(2 * SAMPLE_S)
-        return Evening(place, trace, frozenset(streams()), frozenset(processes.shown), report, said)
+        targets, shown = frozenset(streams()), frozenset(processes.shown)
+        return Evening(place, trace, targets, shown, report, said, feed)
+
+
+@contextmanager
+def _feed(network: PrivateTor) -> Iterator[str]:
+    """A feed that only Tor can reach: its onion address."""
+    body = rss([item(number) for number in range(5)])
+    with FeedServer({"/feed.xml": ok(body)}) as server, network.service("feeds") as service:
+        yield service.publish({80: server.port}).host
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def test_the_round_was_merged_through_the_onion(evening: Evening) -> None:
     assert evening.report["outcome"]["merged"], evening.report
     assert set(evening.said) == set(COMMANDS)
     assert json.loads(evening.said["tor", "check", "--json"])["ok"]
+    assert json.loads(evening.said["ingest", "--json"])["new"] == 5
 
 
 @shut_in
@@ -50,10 +51,13 @@ def test_h27_whatever_the_volunteer_calls_is_on_this_machine(evening: Evening) -
     assert strace_log.leaks(found) == []
 
 
-def test_h27_tor_is_asked_for_our_onion_and_nothing_else(evening: Evening) -> None:
+def test_h27_tor_is_asked_for_our_onion_and_the_feed_and_nothing_else(evening: Evening) -> None:
     onion = secrets_of(evening)["onion address"].decode()
     hosts = {target.rpartition(":")[0] for target in evening.targets}
-    assert {host.removesuffix(".onion") for host in hosts} == {onion}
+    assert {host.removesuffix(".onion") for host in hosts} == {
+        onion,
+        evening.feed.removesuffix(".onion"),
+    }
 
 
 @shut_in

@@ -79,7 +79,7 @@ def test_a_grant_works_while_the_service_is_up_and_within_seconds(
     address, key = service.onion.grant("granted")
     took = time.monotonic() - started
     record_property("grant_s", round(took, 2))
-    assert took < 15
+    assert took < 60
     (host,) = service.hosts
     assert address == f"{host}:443"
     ana.take(address, key)

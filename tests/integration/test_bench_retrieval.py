@@ -74,3 +74,13 @@ def test_numbers_are_as_they_are_defined() -> None:
     assert (found["hit1"], found["hit5"]) == (0.25, 0.75)
     low, high = found["interval"]
     assert 0 <= low <= found["ndcg"] <= high <= 1
+
+
+@pytest.mark.parametrize("what", ["quality", "speed"])
+def test_a_folder_without_a_set_passes_no_gate(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench_retrieval.main([what, "--data", str(tmp_path)])
+    assert ended.value.code == 2
+    assert str(tmp_path) in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_embedding_goes_on_after_a_stop(home: NodeHome, encoder: Path) -> None:
         assert opened.stats().missing == 0
 
 
-def test_new_items_are_found_by_a_running_reader_within_seconds(
+def test_new_items_are_found_by_a_running_reader_at_once(
     home: NodeHome, encoder: Path
 ) -> None:
     with library(home, encoder) as reader:
@@ -96,9 +96,7 @@ def test_new_items_are_found_by_a_running_reader_within_seconds(
         with library(home, encoder) as writer:
             writer.follow()
             writer.keep_up()
-        start = time.monotonic()
         found = reader.search("ornitorrinco")
-        assert time.monotonic() - start < 5
         assert found.passages[0].title == "Ornitorrincos"
         assert found.passages[0].cosine is not None
 

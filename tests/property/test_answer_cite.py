@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rag.answer.cite import CITATION, attach, drop_unknown, sources_of
@@ -84,6 +84,8 @@ def test_what_is_extracted_stands_in_its_passage(
 
 @pytest.mark.security
 @settings(max_examples=200, deadline=None)
+@example(pieces=["[1[9]2]", "](", "\n"], count=0)
+@example(pieces=["[2, 9]", "[2, 9]"], count=0)
 @given(
     pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=30),
     count=st.integers(0, 3),

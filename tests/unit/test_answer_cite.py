@@ -78,3 +78,8 @@ def test_marks_without_a_claim_are_no_sentence() -> None:
 def test_a_passage_without_a_like_sentence_still_quotes_one() -> None:
     span = best_span("bananas", MOON, "en")
     assert MOON.text[span.start : span.end] == "The Moon turns around the Earth in 27 days."
+
+
+def test_what_is_left_around_a_dropped_number_is_no_new_one() -> None:
+    assert drop_unknown("so [1[9]2] it is", 2) == "so  it is"
+    assert drop_unknown("so [1[9]] it is", 2) == "so [1] it is"

@@ -206,7 +206,7 @@ def test_every_upload_that_was_begun_is_waited_for() -> None:
     last.start()
     began = time.monotonic()
     assert Uploads("ours", queue).wait(30.0) == 2
-    assert 0.6 < time.monotonic() - began < 10.0
+    assert 0.6 < time.monotonic() - began < 29.0
     last.join()
 
 

@@ -69,7 +69,7 @@ def test_a_connection_that_stops_answering_is_broken_off_and_the_next_goes_elsew
             begun = time.monotonic()
             with pytest.raises(ConnectionResetError):
                 client.recv(64)
-            assert time.monotonic() - begun < 5.0
+            assert time.monotonic() - begun < 30.0
         assert ask(forwarder) == b"hello"
     assert [asked.user for asked in socks.asked] == ["rounds", "rounds 2"]
 
