@@ -83,7 +83,7 @@ class NodeWriter:
         if store is not None and current is not None:
             from federation.model import adapted
 
-            adapted.attach(loaded, store.spec, current.arrays, trainable=False)
+            adapted.attach(loaded, store.spec, current.arrays, trainable=False, base=current.base)
         return ModelWriter(loaded)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation import durable, settings
 from federation.adapter.format import AdapterSpec, initial_arrays
+from federation.adapter.instructions import Terms
 from federation.adapter.signing import SigningKey
 from federation.errors import ConfigError, ModelError, PermissionsError
 from federation.processes import free_port
@@ -23,6 +24,7 @@ from server.nodes import Nodes
 from server.onion_clients import OnionClients
 from server.registry import Registry
 from strategies.choice import check_choice
+from strategies.rule import Rule
 
 if TYPE_CHECKING:
     from federation.model.choose import BaseChoice
@@ -73,7 +75,7 @@ def init(
         return found
     if home.config.exists():
         wanted = load_config(home)
-    _require_strategy(wanted)
+    rule = require_strategy(wanted)
     durable.make_folder(home.root)
     for source in gate_data:
         say(f"gate data {source.name}: {add_documents(source, home.gate)} documents")
@@ -88,7 +90,8 @@ def init(
     Nodes(home.nodes_db)
     Intake(home.intake_db)
     registry = Registry(home.registry, key, key.public_hex, candidates=home.candidates)
-    registry.publish(initial_arrays(spec, config.seed), strategy="initial", spec=spec)
+    terms = Terms(rule.traits.asks(1))
+    registry.publish(initial_arrays(spec, config.seed), strategy="initial", spec=spec, terms=terms)
     say("version 0 of the global adapter is signed")
     return Start(True, config, spec, registry.current, reasons)
 
@@ -125,7 +128,7 @@ def require_ready(home: ServerHome) -> ServerConfig:
         PermissionsError: a private file is open to other users.
     """
     config = load_config(home)
-    _require_strategy(config)
+    require_strategy(config)
     ca.TlsFiles(home.tls).require()
     SigningKey.load(home.signing_key)
     for path in (home.config, home.superexec_secret, home.nodes_db):
@@ -137,8 +140,19 @@ def require_ready(home: ServerHome) -> ServerConfig:
     return config
 
 
-def _require_strategy(config: ServerConfig) -> None:
-    check_choice(config.strategy, config.weigher, max_staleness=config.max_staleness)
+def require_strategy(config: ServerConfig) -> Rule:
+    """Return the rule that the settings name.
+
+    Raises:
+        ConfigError: unknown, or what the settings name does not go together.
+    """
+    return check_choice(
+        config.strategy,
+        config.weigher,
+        config.server_optimiser,
+        max_staleness=config.max_staleness,
+        private=config.privacy.noise_multiplier > 0,
+    )
 
 
 def _require_private_folder(folder: Path) -> None:

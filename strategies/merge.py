@@ -44,7 +44,7 @@ class Merged:
 
     Attributes:
         adapter: f32 arrays with the names of the spec, sorted.
-        base: the same names; rank as the rule gave it, scale 1 (`strategies.base_delta`).
+        base: the same names; rank as the rule gave it, scale 1 (`federation.adapter.base_delta`).
     """
 
     adapter: Arrays

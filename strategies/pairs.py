@@ -49,7 +49,7 @@ class Update(Protocol):
         ...
 
     def coded(self, name: str) -> Coded:
-        """Tensor `name` of the delta."""
+        """Tensor `name` of the delta, perhaps its leading rows; `NOTHING` if it stays as it is."""
         ...
 
 
@@ -124,8 +124,19 @@ def pair_of(arrays: Mapping[str, F32], spec: AdapterSpec, module: str) -> Pair:
 
 
 def client_pair(update: Update, current: Pair, module: str) -> ClientPair:
-    """Put the delta of one module on top of the current global pair, lazily."""
-    return ClientPair(current, update.coded(module + A_SUFFIX), update.coded(module + B_SUFFIX))
+    """Put the delta of one module on top of the current global pair, lazily.
+
+    A client of a lower rank was sent the leading rows: on top of those.
+    """
+    delta_a, delta_b = update.coded(module + A_SUFFIX), update.coded(module + B_SUFFIX)
+    rank = (delta_a.shape or delta_b.shape[::-1] or current.A.shape)[0]
+    start = leading_rows(current, rank)
+    return ClientPair(start, delta_a.over(start.A.shape), delta_b.over(start.B.shape))
+
+
+def leading_rows(pair: Pair, rank: int) -> Pair:
+    """Return the first `rank` rows of A and columns of B, with the same scale; views."""
+    return pair if rank >= len(pair.A) else Pair(pair.A[:rank], pair.B[:, :rank], pair.scale)
 
 
 def to_adapter(arrays: Mapping[str, F32], spec: AdapterSpec) -> Adapter:
@@ -212,12 +223,14 @@ class _Changes:
 
 def _factors_of(updates: Sequence[Update], pair: Pair, module: str) -> _Changes:
     rank, d_in = pair.A.shape
-    left = np.empty((pair.B.shape[0], len(updates), 2 * rank))
-    right = np.empty((len(updates), 2 * rank, d_in))
+    left = np.zeros((pair.B.shape[0], len(updates), 2 * rank))
+    right = np.zeros((len(updates), 2 * rank, d_in))
     left[:, :, rank:] = pair.B[:, None, :]
     for index, update in enumerate(updates):
-        left[:, index, :rank] = update.coded(module + B_SUFFIX).decode()
-        right[index, rank:] = update.coded(module + A_SUFFIX).decode()
+        client = client_pair(update, pair, module)
+        own = len(client.current.A)
+        left[:, index, :own] = client.delta_b.decode()
+        right[index, rank : rank + own] = client.delta_a.decode()
         np.add(pair.A, right[index, rank:], out=right[index, :rank])
     return _Changes(left.reshape(left.shape[0], -1), right)
 
@@ -251,22 +264,24 @@ class _Terms:
 
 def _terms_of(updates: Sequence[Update], pair: Pair, module: str) -> _Terms:
     (rank, d_in), d_out = pair.A.shape, pair.B.shape[0]
-    x = np.empty((len(updates), rank, d_out), np.float32)
-    y = np.empty((len(updates), rank, d_in), np.float32)
+    x = np.zeros((len(updates), rank, d_out), np.float32)
+    y = np.zeros((len(updates), rank, d_in), np.float32)
     for index, update in enumerate(updates):
-        x[index] = update.coded(module + B_SUFFIX).decode().T
-        y[index] = update.coded(module + A_SUFFIX).decode()
+        client = client_pair(update, pair, module)
+        own = len(client.current.A)
+        x[index, :own] = client.delta_b.decode().T
+        y[index, :own] = client.delta_a.decode()
     a, b = pair.A.astype(np.float64), pair.B.astype(np.float64)
-    plain = np.empty((len(updates), rank * (d_out + d_in + rank)))
+    plain = np.empty((len(updates), rank, d_out + d_in + rank))
     bent = np.empty_like(plain)
-    for index in range(len(updates)):
-        wide_x, wide_y = x[index].astype(np.float64), y[index].astype(np.float64)
-        u, v = (wide_x @ b).T, wide_y @ a.T  # B_g^T X, Y A_g^T
-        parts = wide_x, wide_y, u
-        plain[index] = np.concatenate([part.ravel() for part in parts])
-        parts = (a @ a.T / 2 + v).T @ wide_x, (b.T @ b / 2 + u) @ wide_y, v
-        bent[index] = np.concatenate([part.ravel() for part in parts])
-    return _Terms(x, y, plain, bent)
+    wide_x, wide_y, u = np.split(plain, (d_out, d_out + d_in), axis=2)  # views
+    wide_x[:], wide_y[:] = x, y
+    u[:] = (wide_x @ b).swapaxes(1, 2)  # B_g^T X
+    v = wide_y @ a.T  # Y A_g^T
+    np.matmul((a @ a.T / 2 + v).swapaxes(1, 2), wide_x, out=bent[:, :, :d_out])
+    np.matmul(b.T @ b / 2 + u, wide_y, out=bent[:, :, d_out:-rank])
+    bent[:, :, -rank:] = v
+    return _Terms(x, y, plain.reshape(len(updates), -1), bent.reshape(len(updates), -1))
 
 
 def _inner_terms(one: _Terms, other: _Terms) -> F64:
@@ -277,6 +292,7 @@ def _inner_terms(one: _Terms, other: _Terms) -> F64:
     products *= rows @ columns.T
     blocks = products.reshape(count, rank, len(other.y), rank)
     found: F64 = blocks.sum(axis=(1, 3), dtype=np.float64)
-    found += one.plain @ other.bent.T
-    found += one.bent @ other.plain.T
+    half = one.plain @ other.bent.T
+    found += half
+    found += half.T if one is other else one.bent @ other.plain.T
     return found

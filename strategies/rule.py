@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from federation.adapter.instructions import Factors, Instructions
 from strategies.pairs import ClientPair, Pair
 
 BOTH_FACTORS = frozenset("AB")
@@ -47,6 +48,24 @@ class Traits:
     def sends(self, number: int) -> frozenset[str]:
         """Return the factors that an update may change in round `number`."""
         return self.trains(number) - self.keeps
+
+    def asks(self, number: int) -> Instructions:
+        """Return what nodes are asked to train and send for round `number`."""
+        return Instructions(
+            trains=_named(self.trains(number)),
+            sends=_named(self.sends(number)),
+            any_rank=self.hetero_ranks,
+            feedback=not self.refactorises,
+        )
+
+
+def _named(factors: frozenset[str]) -> Factors:
+    names: dict[frozenset[str], Factors] = {
+        frozenset("A"): "A",
+        frozenset("B"): "B",
+        BOTH_FACTORS: "AB",
+    }
+    return names[factors]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from federation.adapter.base_delta import base_spec
 from federation.adapter.format import PREFIX, A, AdapterSpec, Arrays, B, require_shapes
 from federation.errors import AdapterError, FormatError, ModelError
 from federation.language import _
@@ -23,6 +24,7 @@ with without_bitsandbytes():
     from peft.tuners.tuners_utils import BaseTunerLayer
 
 ALL_LINEAR = "all-linear"
+ADAPTER, BASE = "default", "base"
 
 
 def spec_of(
@@ -93,7 +95,13 @@ def linear_layers(model: Any) -> dict[str, tuple[int, int]]:  # noqa: ANN401 - a
 
 
 def attach(
-    loaded: Loaded, spec: AdapterSpec, arrays: Arrays, *, dropout: float = 0.0, trainable: bool
+    loaded: Loaded,
+    spec: AdapterSpec,
+    arrays: Arrays,
+    *,
+    dropout: float = 0.0,
+    trainable: bool,
+    base: Arrays | None = None,
 ) -> Any:  # noqa: ANN401 - a PeftModel
     """Put an adapter on the base model; one attached before is taken off first.
 
@@ -104,6 +112,7 @@ def attach(
         arrays: copied, f32, exactly the names and shapes of `spec`.
         dropout: on the adapter's input, in training mode only.
         trainable: whether the adapter's weights get gradients; the base's never do.
+        base: what is added to the base model, as a second adapter that never trains; may be empty.
 
     Raises:
         ModelError: `spec` does not fit this model.
@@ -112,25 +121,24 @@ def attach(
     require_schema(arrays, spec)
     detach(loaded)
     _require_fit(loaded, spec)
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=spec.rank,
-        lora_alpha=spec.alpha,  # PEFT only divides by it; fractions are as good as integers
-        lora_dropout=dropout,
-        use_rslora=spec.rslora,
-        target_modules=[name.removeprefix(PREFIX) for name in spec.modules()],
-        fan_in_fan_out=_has_conv1d(loaded.model, spec),
-        init_lora_weights=False,
-        inference_mode=not trainable,
-    )
+    conv1d = _has_conv1d(loaded.model, spec)
+    config = _config(spec, conv1d, dropout=dropout, trainable=trainable)
     with torch.random.fork_rng(), warnings.catch_warnings():
         # PEFT draws weights that are overwritten below: nobody else's numbers change by it.
         # PEFT 0.21 still asks transformers for a property by its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         with _only_needed_backends(loaded):
             model = peft.get_peft_model(loaded.model, config)
+            if base:
+                its = base_spec(spec, base)
+                model.add_adapter(BASE, _config(its, conv1d))
+                model.base_model.set_adapter([ADAPTER, BASE])
     loaded.adapted = model
     replace(model, spec, arrays)
+    if base:
+        _overwrite(_parameters(model, its, BASE), base)
+        for parameter in _parameters(model, its, BASE).values():
+            parameter.requires_grad_(False)
     for parameter in _parameters(model, spec).values():
         parameter.requires_grad_(trainable)
     model.eval()
@@ -157,9 +165,7 @@ def replace(model: Any, spec: AdapterSpec, arrays: Arrays) -> None:  # noqa: ANN
         FormatError: `arrays` are not those of `spec`.
     """
     require_schema(arrays, spec)
-    with torch.no_grad():
-        for name, parameter in _parameters(model, spec).items():
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+    _overwrite(_parameters(model, spec), arrays)
 
 
 def adapter_parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
@@ -212,11 +218,38 @@ def _require_fit(loaded: Loaded, spec: AdapterSpec) -> None:
             )
 
 
-def _parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
+def _config(
+    spec: AdapterSpec, conv1d: bool, *, dropout: float = 0.0, trainable: bool = False
+) -> Any:  # noqa: ANN401 - peft has no types
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # PEFT only divides by it; fractions are as good as integers
+        lora_dropout=dropout,
+        use_rslora=spec.rslora,
+        target_modules=[name.removeprefix(PREFIX) for name in spec.modules()],
+        fan_in_fan_out=conv1d,
+        init_lora_weights=False,
+        inference_mode=not trainable,
+    )
+
+
+def _overwrite(parameters: dict[str, torch.nn.Parameter], arrays: Arrays) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
+
+def _parameters(
+    model: Any,  # noqa: ANN401
+    spec: AdapterSpec,
+    adapter: str = ADAPTER,
+) -> dict[str, torch.nn.Parameter]:
+    other = BASE if adapter == ADAPTER else ADAPTER
     found = {
-        name.replace(".default.weight", ".weight"): parameter
+        name.replace(f".{adapter}.weight", ".weight"): parameter
         for name, parameter in model.named_parameters()
-        if ".lora_" in name
+        if ".lora_" in name and not name.endswith(f".{other}.weight")
     }
     if set(found) != set(spec.shapes):
         odd = sorted(set(found) ^ set(spec.shapes))

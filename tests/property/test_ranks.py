@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.adapter.format import A, B
+from federation.adapter.parts import at_rank, only
 from strategies.catalogue import all_rules
 from strategies.coded import Coded
 from strategies.lowrank import fit_rank
-from strategies.pairs import ClientPair, Factors, Pair
+from strategies.merge import merge_all
+from strategies.pairs import ClientPair, Factors, Pair, client_pair, gram, norms, pair_of
 from strategies.rule import Ctx, Rule
 from strategies.rules.fedex import fedex
 from strategies.rules.fedit import fedit
@@ -24,6 +27,8 @@ from strategies.rules.lorafair import lorafair
 from strategies.rules.rbla import rbla
 from strategies.rules.rolora import rolora
 from strategies.rules.zeropad import zeropad
+from tests.adapter_samples import make_spec, random_arrays
+from tests.update_samples import MemoryUpdate, make_context
 
 pytestmark = pytest.mark.strategies
 SEEDS = st.integers(0, 2**32 - 1)
@@ -223,3 +228,62 @@ def test_rolora_takes_b_first_then_a() -> None:
     np.testing.assert_array_equal(second.B, previous.B)
     assert (first.B != previous.B).any()
     assert (second.A != previous.A).any()
+
+
+class Mixed:
+    """Updates of ranks 2 … 64, or of one factor, to an adapter of rank 64, as in packages."""
+
+    def __init__(self, seed: int, parts: Sequence[tuple[int, str]]) -> None:
+        rng = np.random.default_rng(seed)
+        self.spec = make_spec(layers=1, rank=64, linears={"self_attn.q_proj": (D_IN, D_OUT)})
+        self.current = random_arrays(self.spec, seed, 0.1)
+        self.weights = rng.dirichlet(np.ones(len(parts)))
+        self.updates = []
+        for index, (rank, factors) in enumerate(parts):
+            delta = only(random_arrays(at_rank(self.spec, rank), index, 0.01), factors)  # type: ignore[arg-type]
+            self.updates.append(MemoryUpdate(f"{index:064x}", delta))
+        self.module = self.spec.modules()[0]
+
+    def client(self, update: MemoryUpdate) -> ClientPair:
+        return client_pair(update, pair_of(self.current, self.spec, self.module), self.module)
+
+    def changes(self) -> list[np.ndarray]:
+        """Dense changes of dW, of what each client was sent."""
+        pairs = [self.client(update) for update in self.updates]
+        return [product(pair) - product(pair.current) for pair in pairs]
+
+
+PARTS = st.lists(
+    st.tuples(st.sampled_from((2, 4, 8, 16, 32, 64)), st.sampled_from(("AB", "A", "B"))),
+    min_size=1,
+    max_size=6,
+)
+
+
+@QUICK
+@given(seed=SEEDS, parts=PARTS)
+def test_10_the_gram_matrix_is_the_dense_one_for_any_ranks_and_factors(
+    seed: int, parts: list[tuple[int, str]]
+) -> None:
+    case = Mixed(seed, parts)
+    found = gram(case.updates, case.current, case.spec)
+    flat = np.stack([change.ravel() for change in case.changes()])
+    expected = flat @ flat.T
+    assert np.abs(found - expected).max() <= 1e-7 * np.diag(expected).max()
+    for index, update in enumerate(case.updates):
+        size = norms(update, case.current, case.spec).product
+        assert size == pytest.approx(np.sqrt(expected[index, index]), rel=1e-6)
+
+
+@QUICK
+@given(seed=SEEDS, ranks=st.lists(st.sampled_from((2, 4, 8, 16, 32, 64)), min_size=1, max_size=5))
+def test_7_packages_of_ranks_2_to_64_stack_exactly(seed: int, ranks: list[int]) -> None:
+    case = Mixed(seed, [(rank, "AB") for rank in ranks])
+    merged = merge_all(
+        case.updates, case.weights, case.current, case.spec, flora, make_context(case.spec)
+    )
+    assert len(merged.base[case.module + A]) == sum(ranks)
+    pairs = [case.client(update) for update in case.updates]
+    total = merged.base[case.module + B].astype(float) @ merged.base[case.module + A]
+    assert error(total, weighted_sum(pairs, case.weights)) < 1e-6
+    assert not merged.adapter[case.module + B].any()

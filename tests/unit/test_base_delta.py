@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from federation.adapter.base_delta import add_base, base_spec, rank_limit
 from federation.adapter.format import AdapterSpec, read_adapter_folder, write_adapter_folder
 from federation.adapter.tensors import Arrays
-from strategies.base_delta import add_base, base_spec, rank_limit
 from strategies.merge import Merged, merge_all
 from strategies.pairs import to_adapter
 from strategies.rule import Ctx, Rule

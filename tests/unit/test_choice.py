@@ -12,13 +12,19 @@ from server.starting import init
 from strategies.catalogue import RULES, find
 from strategies.choice import check_choice, check_optimiser
 from strategies.optimiser import OPTIMISERS
+from strategies.rule import Rule
 
 pytestmark = pytest.mark.strategies
 
 
-@pytest.mark.parametrize("name", ["fedit", "fedrot", "lorafair", "rbla", "zeropad"])
-def test_a_server_can_run_rules_for_nodes_that_train_both_factors(name: str) -> None:
+@pytest.mark.parametrize("name", ["fedit", "fedrot", "lorafair", "rbla", "zeropad", "ffa"])
+def test_a_server_can_run_rules_with_memory_and_updates_of_older_versions(name: str) -> None:
     assert check_choice(name, "uniform+rfa", "nesterov", max_staleness=3).name == name
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_server_can_run_every_rule_on_updates_of_the_current_version(rule: Rule) -> None:
+    assert check_choice(rule.name, "capped") is rule
 
 
 def test_every_rule_is_found_by_its_name() -> None:
@@ -38,12 +44,9 @@ def test_an_unknown_strategy_is_named_with_the_nearest_known(wrong: str, near: s
 @pytest.mark.parametrize(
     ("strategy", "staleness", "reason"),
     [
-        ("flora", 0, "cannot load that yet"),
-        ("fedex", 0, "cannot load that yet"),
-        ("ffa", 0, "one factor alone"),
-        ("rolora", 0, "one factor alone"),
-        ("fedsvd", 0, "one factor alone"),
-        ("fedsa", 0, "one factor alone"),
+        ("rolora", 1, "holds the wrong one"),
+        ("fedsvd", 1, "older one means nothing"),
+        ("flora", 1, "older one means nothing"),
         ("flexlora", 1, "older one means nothing"),
     ],
 )
@@ -52,6 +55,34 @@ def test_what_a_server_cannot_run_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
         check_choice(strategy, "capped", max_staleness=staleness)
+
+
+def test_what_never_leaves_the_nodes_is_not_compared() -> None:
+    with pytest.raises(ConfigError, match="never leaves the nodes"):
+        check_choice("fedsa", "uniform+rfa")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weigher", "reason"),
+    [
+        ("fedit", "capped", "what nodes say"),
+        ("ffa", "uniform+rfa", "what nodes say"),
+        ("flexlora", "uniform", "no plain mean"),
+        ("fedrot", "uniform", "no plain mean"),
+        ("rbla", "uniform", "no plain mean"),
+        ("flora", "uniform", "no plain mean"),
+    ],
+)
+def test_noise_goes_with_plain_means_of_uniform_weight_alone(
+    strategy: str, weigher: str, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        check_choice(strategy, weigher, private=True)
+
+
+@pytest.mark.parametrize("strategy", ["fedit", "ffa", "rolora", "fedsvd", "fedsa"])
+def test_rules_that_are_means_may_be_blurred(strategy: str) -> None:
+    assert check_choice(strategy, "uniform", private=True).name == strategy
 
 
 def test_flexlora_runs_where_no_update_is_older_than_the_round() -> None:
@@ -66,6 +97,9 @@ def test_server_optimisers_step_only_where_factors_keep_their_meaning(
     found = find(rule.name)  # type: ignore[attr-defined]
     if found.traits.refactorises or found.traits.edits_base:
         with pytest.raises(ConfigError, match="steps in factors"):
+            check_optimiser(found, optimiser)
+    elif found.name == "rolora" and optimiser != "lr":
+        with pytest.raises(ConfigError, match="while one factor moves"):
             check_optimiser(found, optimiser)
     else:
         check_optimiser(found, optimiser)
@@ -83,7 +117,7 @@ def test_an_unknown_optimiser_is_named_with_the_nearest_known() -> None:
     [
         ({"strategy": "fedti"}, "fedti"),
         ({"weigher": "uniform+rfq"}, "rfq"),
-        ({"strategy": "ffa"}, "ffa"),
+        ({"strategy": "rolora"}, "rolora"),
     ],
 )
 def test_a_server_says_so_before_it_is_set_up(
