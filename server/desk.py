@@ -44,6 +44,7 @@ class ServerDesk:
         self._registry = registry
         self._max_staleness = max_staleness
         self._onion = onion
+        self._rows: tuple[int, dict[int, bytes]] = (-1, {})
 
     def member(self, flower_node_id: int) -> Member | None:
         """The admitted node behind a Flower node id; None for strangers and banned nodes."""
@@ -101,7 +102,13 @@ class ServerDesk:
 
     def base(self, after: int) -> bytes:
         """The rows of the current base delta that a node lacks which holds version `after`."""
-        return self._registry.base_since(after)
+        current = self._registry.current
+        if self._rows[0] != current:
+            self._rows = (current, {})
+        known = self._rows[1]
+        if after not in known:  # the same bytes for all that hold the same
+            known[after] = self._registry.base_since(after)
+        return known[after]
 
     def chain(self, after: int) -> tuple[str, ...]:
         """Signed manifests of the versions after `after`, oldest first."""
