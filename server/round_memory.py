@@ -36,6 +36,7 @@ class RoundMemory:
     def __init__(self, folder: Path, registry: Registry) -> None:
         self._folder = folder
         self._registry = registry
+        self._ledger = folder / "privacy.jsonl"
 
     def moments(self, version: int, optimiser: str) -> dict[str, State]:
         """What `optimiser` remembered as `version` was made, by tensor; empty if nothing."""
@@ -68,17 +69,27 @@ class RoundMemory:
         Returns:
             What all rounds so far have spent together, as JSON; refused candidates count too.
         """
-        path = self._folder / "privacy.jsonl"
         line = {"noise_multiplier": privacy.noise_multiplier, "clip_norm": privacy.clip_norm}
-        durable.append_line(path, json.dumps(line))
-        spent = []
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        durable.append_line(self._ledger, json.dumps(line))
+        return line | self.spent(privacy.delta)
+
+    def spent(self, delta: float) -> dict[str, Any]:
+        """What all rounds have spent together: rounds, epsilon, delta; empty if none did.
+
+        Raises:
+            FormatError: the record is damaged.
+        """
+        if not self._ledger.is_file():
+            return {}
+        multipliers = []
+        lines = self._ledger.read_text(encoding="utf-8").splitlines()
+        for number, text in enumerate(lines, start=1):
             try:
-                spent.append(float(json.loads(text)["noise_multiplier"]))
+                multipliers.append(float(json.loads(text)["noise_multiplier"]))
             except (ValueError, KeyError, TypeError) as err:
-                raise FormatError(f"{path}, line {number} is damaged: {err}") from err
-        epsilon = accountant.epsilon(accountant.total(spent), privacy.delta)
-        return line | {"rounds": len(spent), "epsilon": epsilon, "delta": privacy.delta}
+                raise FormatError(f"{self._ledger}, line {number} is damaged: {err}") from err
+        epsilon = accountant.epsilon(accountant.total(multipliers), delta)
+        return {"rounds": len(multipliers), "epsilon": epsilon, "delta": delta}
 
     def _path(self, sha256: str, optimiser: str) -> Path:
         return self._folder / f"{sha256[:32]}-{optimiser}.safetensors"

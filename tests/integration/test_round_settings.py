@@ -13,6 +13,7 @@ from client.packaging import make_package
 from federation import accountant
 from federation.adapter.format import Arrays, initial_arrays
 from federation.adapter.parts import only
+from federation.errors import FormatError
 from server.config import ServerConfig, ServerHome
 from server.registry import Registry
 from server.round_memory import RoundMemory
@@ -154,6 +155,13 @@ def test_every_round_spends_and_the_manifest_says_how_much(tmp_path: Path) -> No
     assert told["rounds"] == 2  # also the one whose candidate was refused
     assert told["epsilon"] == accountant.epsilon(accountant.total([2.0, 2.0]), 1e-5)
     assert (told["noise_multiplier"], told["clip_norm"], told["delta"]) == (2.0, 0.1, 1e-5)
+    memory = RoundMemory(tmp_path / "memory", bench.registry)
+    assert memory.spent(1e-5) == {key: told[key] for key in ("rounds", "epsilon", "delta")}
+    assert RoundMemory(tmp_path / "none", bench.registry).spent(1e-5) == {}
+    with (tmp_path / "memory" / "privacy.jsonl").open("a") as ledger:
+        ledger.write("{}\n")
+    with pytest.raises(FormatError, match="line 3 is damaged"):
+        memory.spent(1e-5)
 
 
 @pytest.mark.security
