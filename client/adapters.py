@@ -18,10 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from client import own
 from client.config import Federation, NodeHome
 from federation import durable
+from federation.adapter.base_chain import completed
+from federation.adapter.base_delta import files_of, largest_bytes, parse_base, read_base
 from federation.adapter.checks import check_global
 from federation.adapter.format import AdapterSpec, Arrays, read_adapter_folder
+from federation.adapter.instructions import Instructions
 from federation.adapter.manifest import (
     MAX_MANIFEST_BYTES,
     GlobalManifest,
@@ -45,14 +49,19 @@ class Global:
 
     Attributes:
         sha256: of the canonical manifest; what a package names as its origin.
-        arrays: f32, exactly the tensors of the federation's spec.
+        arrays: f32, exactly the tensors of the federation's spec; a factor that stays with each
+            node is this node's own.
         folder: where it lies, a PEFT folder.
+        instructions: what is asked of whoever trains from it.
+        base: what it adds to the base model, f32 factors of scale 1; empty is nothing.
     """
 
     version: int
     sha256: str
     arrays: Arrays
     folder: Path
+    instructions: Instructions
+    base: Arrays
 
 
 class AdapterStore:
@@ -64,6 +73,7 @@ class AdapterStore:
     """
 
     def __init__(self, home: NodeHome, federation: Federation) -> None:
+        self._home = home
         self._folder = home.adapters
         self._pointer = home.current_adapter
         self._federation = federation
@@ -71,12 +81,7 @@ class AdapterStore:
 
     def held(self) -> GlobalManifest | None:
         """Manifest of the version in use; None if there is none or it is damaged on disk."""
-        try:
-            _arrays, manifest = self._load()
-        except AdapterError as err:
-            logger.warning("the global adapter on disk is not usable: %s", err)
-            return None
-        return manifest
+        return self._usable()[0]
 
     def held_version(self) -> int:
         """Version of `held`, -1 for none."""
@@ -89,8 +94,8 @@ class AdapterStore:
         Raises:
             AdapterError: the files on disk are not what the operator signed.
         """
-        arrays, manifest = self._load()
-        return None if manifest is None else self._global(arrays, manifest)
+        arrays, manifest, base = self._load()
+        return None if manifest is None else self._global(arrays, manifest, base)
 
     def load(self, version: int) -> Global:
         """Load one of `versions`, verified as the one in use is.
@@ -110,13 +115,14 @@ class AdapterStore:
                 logger.warning("global v%d on disk is not usable: %s", version, err)
         return None
 
-    def install(self, package: bytes, chain: Sequence[str] = ()) -> int:
+    def install(self, package: bytes, chain: Sequence[str] = (), rows: bytes = b"") -> int:
         """Verify a received global adapter, store it and make it the one in use.
 
         Args:
             package: the three-member zip (`federation.adapter.package`).
             chain: manifests (JSON texts) after the version held, oldest first. A node that holds
                 nothing accepts any first one that the operator signed.
+            rows: what this node lacks of the base delta (`federation.adapter.base_chain`).
 
         Returns:
             The version now in use. Installing it again changes nothing.
@@ -132,13 +138,15 @@ class AdapterStore:
         if not isinstance(manifest, GlobalManifest):
             raise FormatError(_("The server sent something that is not a global adapter."))
         self._require_spec(manifest)
-        held = self.held()
+        held, base = self._usable()
         if held is not None and sha256_of(held) == sha256_of(manifest):
             return manifest.version
         self._require_newer(manifest, held)
         self._verify_chain(manifest, chain, held)
         check_global(opened, self.spec, public_key=self._federation.operator_key)
-        self._write(package, manifest.version)
+        self._require_size(rows, manifest)
+        whole = completed(rows, manifest.base, held, base, self.spec)
+        self._write(package, manifest.version, whole)
         return manifest.version
 
     def versions(self) -> list[int]:
@@ -148,22 +156,38 @@ class AdapterStore:
         found = (_VERSION.fullmatch(path.name) for path in self._folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def _load(self) -> tuple[Arrays, GlobalManifest | None]:
+    def _usable(self) -> tuple[GlobalManifest | None, Arrays]:
+        """Manifest and base delta of the version in use; nothing if damaged on disk."""
+        try:
+            _arrays, manifest, base = self._load()
+        except AdapterError as err:
+            logger.warning("the global adapter on disk is not usable: %s", err)
+            return None, {}
+        return manifest, base
+
+    def _require_size(self, rows: bytes, manifest: GlobalManifest) -> None:
+        record = manifest.base
+        if len(rows) > (largest_bytes(record, self.spec) if record else 0):
+            raise FormatError(_("The server sent a base delta that is larger than it says."))
+
+    def _load(self) -> tuple[Arrays, GlobalManifest | None, Arrays]:
         version = self._pointed()
-        return ({}, None) if version < 0 else self._read(version)
+        return ({}, None, {}) if version < 0 else self._read(version)
 
-    def _global(self, arrays: Arrays, manifest: GlobalManifest) -> Global:
+    def _global(self, arrays: Arrays, manifest: GlobalManifest, base: Arrays) -> Global:
         folder = self._folder / f"v{manifest.version}"
-        return Global(manifest.version, sha256_of(manifest), arrays, folder)
+        asked = manifest.instructions
+        arrays = own.with_own(self._home, arrays, self.spec, asked)
+        return Global(manifest.version, sha256_of(manifest), arrays, folder, asked, base)
 
-    def _read(self, version: int) -> tuple[Arrays, GlobalManifest]:
+    def _read(self, version: int) -> tuple[Arrays, GlobalManifest, Arrays]:
         folder = self._folder / f"v{version}"
         arrays, _spec, manifest = read_adapter_folder(folder)
         if manifest is None or manifest.version != version:
             raise FormatError(_("{folder} has no valid manifest.").format(folder=folder))
         verify(manifest, public_key=self._federation.operator_key)
         self._require_spec(manifest)
-        return arrays, manifest
+        return arrays, manifest, read_base(folder, manifest.base, self.spec)
 
     def _pointed(self) -> int:
         """Number in `current`, -1 without one: also the mark that nothing may fall below."""
@@ -215,7 +239,7 @@ class AdapterStore:
         verify(manifests[0], public_key=key)
         verify_chain(manifests[1:], public_key=key, after=manifests[0])
 
-    def _write(self, package: bytes, version: int) -> None:
+    def _write(self, package: bytes, version: int, base: bytes) -> None:
         durable.make_folder(self._folder)
         target = self._folder / f"v{version}"
         aside = Path(tempfile.mkdtemp(prefix=f".v{version}.", suffix=".tmp", dir=self._folder))
@@ -223,6 +247,9 @@ class AdapterStore:
             with zipfile.ZipFile(io.BytesIO(package)) as archive:
                 for name in PACKAGE_MEMBERS:
                     durable.write_bytes(aside / name, archive.read(name))
+            if base:
+                for name, data in files_of(parse_base(base, self.spec), self.spec).items():
+                    durable.write_bytes(aside / name, data)
             if target.exists():
                 shutil.rmtree(target)
             aside.rename(target)

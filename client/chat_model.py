@@ -206,7 +206,7 @@ class _Loaded:
     def _voice(self, adapter: Global) -> Voice:
         assert self._spec is not None  # noqa: S101 - there are adapters only for who joined
         name = f"v{adapter.version}-{adapter.sha256[:16]}"
-        return self._voices.add(name, self._spec, adapter.arrays)
+        return self._voices.add(name, self._spec, adapter.arrays, adapter.base)
 
     def _fault(self, voice: Voice) -> str:
         """What is wrong with its first words; a base that stutters itself is no measure."""

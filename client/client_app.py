@@ -55,7 +55,7 @@ class Node:
         if blob is None:
             return ""
         try:
-            version = self.store.install(blob, chain)
+            version = self.store.install(blob, chain, _blob_of(message, protocol.BASE_KEY) or b"")
         except ConscienceError as err:
             logger.warning("refused a global adapter: %s", err.message)
             return _public(err)
@@ -179,6 +179,6 @@ def _body_of(message: Message) -> str:
     return str(message.content.config_records[protocol.BODY_KEY][protocol.BODY_KEY])
 
 
-def _blob_of(message: Message) -> bytes | None:
+def _blob_of(message: Message, key: str = protocol.BLOB_KEY) -> bytes | None:
     record = message.content.array_records.get(protocol.BLOB_KEY)
-    return record[protocol.BLOB_KEY].data if record is not None else None
+    return record[key].data if record is not None and key in record else None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from client.address import parse_address
+from client.sharing import SharingSettings
 from federation import durable, settings
 from federation.errors import ConfigError
 from federation.language import _
@@ -36,6 +37,7 @@ class NodeConfig(settings.Settings):
         max_minutes: training stops at the next step after so long; 0 means no limit.
         qa_subset_size: question-answer pairs trained on each day, another sample daily; 0 = all.
         coding: how the delta is written.
+        sharing: how this node takes part in the federation.
         outbox_max_mb: room for packages without a verdict; where it is short, the oldest that have
             not been sent are given up. What was sent stays until its verdict.
         max_package_age_days: packages waiting longer than this expire.
@@ -74,6 +76,7 @@ class NodeConfig(settings.Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     qa_subset_size: int = Field(default=200, ge=0)
     coding: Literal["bf16", "int8"] = "bf16"
+    sharing: SharingSettings = Field(default_factory=SharingSettings)
     outbox_max_mb: int = Field(default=512, ge=1)
     max_package_age_days: float = Field(default=14.0, gt=0)
     embedder: str = ""
@@ -208,6 +211,11 @@ class NodeHome:
     def adapters(self) -> Path:
         """Global adapters received, one folder a version."""
         return self.models / "global"
+
+    @property
+    def own_factor(self) -> Path:
+        """The factor of the adapter that never leaves this node, where the rule keeps one."""
+        return self.adapters / "own.safetensors"
 
     @property
     def current_adapter(self) -> Path:

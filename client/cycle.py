@@ -14,8 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client import keys
-from client.adapters import AdapterStore
+from client import keys, own
 from client.base import find_base, search_folder
 from client.config import (
     DEFAULT_DATA,
@@ -25,6 +24,8 @@ from client.config import (
     load_federation,
 )
 from client.dataset import Dataset, load_dataset
+from client.noise import DELTA, Blur
+from client.origin import fitting, held
 from client.outbox import Entry, Outbox, open_outbox
 from client.packaging import PackageFacts, load_feedback, make_package
 from client.record import RunFolder, forget_old, run_folder, run_key
@@ -34,7 +35,7 @@ from federation.adapter.format import initial_arrays
 from federation.adapter.manifest import PackageManifest
 from federation.adapter.package import open_package
 from federation.adapter.tensors import save_tensors
-from federation.errors import ConscienceError, FormatError, NoDataError, TrainingError
+from federation.errors import ConscienceError, FormatError, NoDataError
 from federation.language import _
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def train_cycle(
     with _alone(home):
         data = load_data(home, config, job.day)
         loaded, start = _begin(job)
-        folder = run_folder(home.runs, job.day, _key(job, data, start.sha256))
+        folder = run_folder(home.runs, job.day, _key(job, data, start))
         if folder.step in ("packaged", "done"):
             folder = folder.another()
         _train(job, folder, data, (loaded, start), resume=resume)
@@ -120,7 +121,7 @@ def contribute(
         _expire_old(outbox, config)
         data = load_data(home, config, job.day)
         start = _current(job)
-        folder = run_folder(home.runs, job.day, _key(job, data, start.sha256))
+        folder = run_folder(home.runs, job.day, _key(job, data, start))
         if folder.step == "done":
             return None
         if not folder.is_trained():
@@ -150,7 +151,7 @@ def package_today(
     with _alone(home), open_outbox(home, config) as outbox:
         data = load_data(home, config, job.day)
         start = _current(job)
-        folder = run_folder(home.runs, job.day, _key(job, data, start.sha256))
+        folder = run_folder(home.runs, job.day, _key(job, data, start))
         state = folder.state()
         if state is not None and state.step == "done":
             return outbox.folder / f"{state.package}.zip"
@@ -183,9 +184,9 @@ def evaluate_current(
     from federation.model import adapted  # seconds of loading, for nothing without documents
     from federation.model.loss import document_losses, mean_loss
 
-    start = _current(job)
+    start = held(home, job.federation)
     loaded = _load_base(job)
-    model = adapted.attach(loaded, start.spec, start.arrays, trainable=False)
+    model = adapted.attach(loaded, start.spec, start.arrays, trainable=False, base=start.base)
     losses = document_losses(model, loaded.tokenizer, documents, max_tokens=config.max_seq_len)
     return mean_loss(losses), len(documents)
 
@@ -221,6 +222,7 @@ def plan_of(config: NodeConfig) -> TrainingPlan:
         seed=config.seed,
         gradient_accumulation=config.gradient_accumulation,
         dropout=config.dropout,
+        proximal_mu=config.sharing.proximal_mu,
     )
 
 
@@ -240,22 +242,14 @@ def _alone(home: NodeHome) -> Any:  # noqa: ANN401 - a context manager
     )
 
 
-def _key(job: Job, data: Dataset, start_sha256: str) -> str:
-    return run_key(job.day, data.task, data.sha256, start_sha256)
+def _key(job: Job, data: Dataset, start: Start) -> str:
+    rank = (str(start.spec.rank),) if job.config.sharing.max_rank else ()
+    return run_key(job.day, data.task, data.sha256, start.sha256, *rank)
 
 
 def _current(job: Job) -> Start:
-    """The global adapter that this node holds."""
-    if job.federation is None:
-        raise TrainingError(_("This node has not joined a federation yet."))
-    store = AdapterStore(job.home, job.federation)
-    current = store.current()
-    if current is None:
-        raise TrainingError(
-            _("No global adapter has arrived from the server yet."),
-            hint=_("Keep `flower-client run` going until the server's next round."),
-        )
-    return Start(store.spec, current.arrays, current.version, current.sha256)
+    """What this node trains from."""
+    return fitting(held(job.home, job.federation), job.config.sharing)
 
 
 def _load_base(job: Job) -> Loaded:
@@ -322,7 +316,11 @@ def _package(job: Job, folder: RunFolder, start: Start, outbox: Outbox) -> None:
     trained = folder.load_adapter()
     if trained is None:
         raise FormatError(_("The adapter in {folder} is damaged.").format(folder=folder.adapter))
-    training = folder.record()["training"]
+    training, sharing = folder.record()["training"], job.config.sharing
+    blur = Blur(sharing.clip_norm, sharing.noise_multiplier)
+    if blur.noise_multiplier > 0:
+        said = _("noise: one package tells no more than epsilon {epsilon} at delta {delta}")
+        job.report(Progress(note=said.format(epsilon=f"{blur.epsilon:.3g}", delta=DELTA)))
     facts = PackageFacts(
         global_version=start.version,
         global_sha256=start.sha256,
@@ -332,12 +330,15 @@ def _package(job: Job, folder: RunFolder, start: Start, outbox: Outbox) -> None:
         loss_before=float(training["loss_before"]),
         loss_after=float(training["loss_after"]),
         coding=job.config.coding,
+        factors=start.instructions.sends,
+        blur=blur,
     )
-    residual = load_feedback(outbox.feedback_for_next(), start.spec)
+    residual = load_feedback(outbox.feedback_for_next(), start.spec, start.instructions)
     key = keys.load_or_create(job.home.keys).signing
     package, lost = make_package(trained, start.arrays, start.spec, facts, key, residual)
     # A package holds random digits: it is kept before it is handed in, so that a run killed in
     # between hands in this one and not a second.
+    own.keep(job.home, trained, start.instructions)
     durable.write_bytes(folder.feedback, save_tensors(lost))
     durable.write_bytes(folder.package, package)
     folder.advance("packaged")

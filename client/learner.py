@@ -12,6 +12,7 @@ import torch
 
 from client.training_plan import Start, TrainingPlan
 from federation.adapter.format import Arrays
+from federation.adapter.parts import only
 from federation.errors import TrainingError
 from federation.language import _
 from federation.model import adapted
@@ -49,9 +50,18 @@ class Learner:
         self._loaded, self._spec, self._plan = loaded, start.spec, plan
         self._before_batch, self._tell = before_batch, tell
         self._model = adapted.attach(
-            loaded, start.spec, start.arrays, dropout=plan.dropout, trainable=True
+            loaded,
+            start.spec,
+            start.arrays,
+            dropout=plan.dropout,
+            trainable=True,
+            base=start.base,
         )
-        self._parameters = adapted.adapter_parameters(self._model, start.spec)
+        every = adapted.adapter_parameters(self._model, start.spec)
+        self._parameters = only(every, start.instructions.trains)
+        for name, parameter in every.items():
+            parameter.requires_grad_(name in self._parameters)
+        self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), weight_decay=plan.weight_decay, fused=True
         )
@@ -157,7 +167,18 @@ class Learner:
             loss = losses.sum() / learnt
             loss.backward()
             total += loss.item()
+        self._pull_back()
         return total
+
+    def _pull_back(self) -> None:
+        """Add the gradient of mu / 2 times the squared distance from the start."""
+        if self._plan.proximal_mu == 0:
+            return
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if parameter.grad is not None:
+                    away = parameter - self._origin[name]
+                    parameter.grad.add_(away, alpha=self._plan.proximal_mu)
 
     def _halve(self, err: BaseException) -> None:
         self._optimizer.zero_grad(set_to_none=True)

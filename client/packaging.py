@@ -6,12 +6,13 @@ import hashlib
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from client.noise import Blur
 from federation.adapter import checks
 from federation.adapter.delta import coded_names, decode_tensor, encode, subtract
 from federation.adapter.format import (
@@ -20,10 +21,11 @@ from federation.adapter.format import (
     TENSORS,
     AdapterSpec,
     config_bytes,
-    require_shapes,
 )
+from federation.adapter.instructions import Factors, Instructions
 from federation.adapter.manifest import Coding, PackageManifest, canonical
 from federation.adapter.package import Package, build_package, open_package
+from federation.adapter.parts import only
 from federation.adapter.signing import SigningKey, pseudonym, sign
 from federation.adapter.tensors import Arrays, TensorFile, save_tensors
 from federation.errors import FormatError, SignatureError
@@ -43,6 +45,8 @@ class PackageFacts:
         examples: training examples used.
         loss_before: held-out loss in nats per token, before training.
         coding: how the delta travels.
+        factors: those that are sent.
+        blur: clipping and noise on what is sent.
     """
 
     global_version: int
@@ -53,6 +57,8 @@ class PackageFacts:
     loss_before: float
     loss_after: float
     coding: Coding = "bf16"
+    factors: Factors = "AB"
+    blur: Blur = field(default_factory=Blur)
 
 
 class Part(NamedTuple):
@@ -77,10 +83,11 @@ def make_package(
     Args:
         trained: adapter after training; not modified.
         start: the global adapter it was trained from; not modified.
-        spec: what the federation agreed on.
+        spec: what the federation agreed on, at the rank of `trained`.
         facts: for the manifest.
         key: the node's signing key.
-        residual: what earlier codings lost (error feedback); None counts as zero.
+        residual: what earlier codings of the same factors lost (error feedback); None counts as
+            zero.
 
     Returns:
         The package, and what its coding lost: keep that for the next package, never send it.
@@ -88,7 +95,8 @@ def make_package(
     Raises:
         FormatError: the delta is not one that the server would take.
     """
-    coded, lost = encode(subtract(trained, start), facts.coding, residual)
+    change = only(subtract(trained, start), facts.factors)
+    coded, lost = encode(facts.blur.apply(change), facts.coding, residual)
     tensors = save_tensors(coded)
     file = TensorFile.from_bytes(tensors)
     config = config_bytes(spec)
@@ -111,6 +119,7 @@ def make_package(
         tensors={name: file.tensor_sha256(name) for name in file.names()},
         config_sha256=hashlib.sha256(config).hexdigest(),
         nonce=secrets.token_hex(16),
+        factors=facts.factors,
     )
     data = build_package(tensors, config, canonical(sign(manifest, key)))
     verify(data, spec, key.public_hex)
@@ -119,6 +128,9 @@ def make_package(
 
 def verify(source: Path | bytes, spec: AdapterSpec, public_key: str | None = None) -> list[str]:
     """Check a package as the server will, and say what was found, a line each.
+
+    Which factors and rank it may hold depends on the version that it was trained from, so that is
+    left to the server.
 
     Args:
         source: the package.
@@ -132,7 +144,9 @@ def verify(source: Path | bytes, spec: AdapterSpec, public_key: str | None = Non
     package = open_package(source, max_bytes=MAX_PACKAGE_BYTES)
     manifest = _delta_manifest(package)
     expected = public_key or manifest.public_key
-    refusal = checks.check_update(package, spec, node=pseudonym(expected), public_key=expected)
+    claimed = Instructions(sends=manifest.factors, any_rank=True)
+    node = pseudonym(expected)
+    refusal = checks.check_update(package, spec, node=node, public_key=expected, asked=claimed)
     if refusal is not None:
         kind = SignatureError if refusal.code in ("signature", "identity") else FormatError
         raise kind(
@@ -149,6 +163,7 @@ def verify(source: Path | bytes, spec: AdapterSpec, public_key: str | None = Non
         _("{count} modules in {layers} layers").format(
             count=len(spec.modules()), layers=_count_layers(spec)
         ),
+        *([] if manifest.factors == "AB" else [_one_factor(manifest.factors)]),
         _("norm of the change {norm}").format(norm=f"{_norm(package, manifest.coding):.4g}"),
         _("trained from global version {version} on {examples} examples").format(
             version=manifest.global_version, examples=manifest.examples
@@ -156,20 +171,26 @@ def verify(source: Path | bytes, spec: AdapterSpec, public_key: str | None = Non
     ]
 
 
-def load_feedback(path: Path | None, spec: AdapterSpec) -> Arrays | None:
-    """Read a residual kept by the outbox; None if there is none, or it is of another spec.
+def load_feedback(
+    path: Path | None, spec: AdapterSpec, asked: Instructions = checks.BOTH
+) -> Arrays | None:
+    """Read a residual kept by the outbox; None if there is none, or it means nothing now.
 
     Args:
         path: `Outbox.feedback_for_next()`; its content is `save_tensors(residual)`.
-        spec: what the federation agrees on now.
+        spec: what is trained now.
+        asked: which factors are sent now, and whether residuals outlive a version.
     """
-    if path is None:
+    if path is None or not asked.feedback:
         return None
     try:
         file = TensorFile.open(path)
         raw = {name: file.array(name) for name in file.names()}
-        require_shapes(raw, spec)
     except FormatError:
+        return None
+    wanted = only(spec.shapes, asked.sends)
+    fits = {name: value.shape for name, value in raw.items()} == wanted
+    if not fits or any(value.dtype != np.float32 for value in raw.values()):
         return None
     residual = {name: np.array(value, np.float32) for name, value in raw.items()}
     return residual if all(np.isfinite(value).all() for value in residual.values()) else None
@@ -239,6 +260,7 @@ def _manifest_meaning(field: str) -> str:
         "global_version": _("the global adapter that training started from"),
         "global_sha256": _("hash of the global adapter that training started from"),
         "tensors": _("hashes of the tensors in this package"),
+        "rank": _("rows of the adapter: fewer than other nodes' only if you set `max_rank`"),
     }
     return meanings.get(field, shared)
 
@@ -252,6 +274,10 @@ def _delta_manifest(package: Package) -> PackageManifest:
 def _count_layers(spec: AdapterSpec) -> int:
     parts = (module.split(".") for module in spec.modules())
     return len({number for names in parts for number in names if number.isdigit()})
+
+
+def _one_factor(factor: str) -> str:
+    return _("one factor of each module: {factor}").format(factor=factor)
 
 
 def _norm(package: Package, coding: str) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 
 from client.dataset import Dataset
 from federation.adapter.format import AdapterSpec, Arrays
+from federation.adapter.instructions import Instructions
 from federation.language import _
 
 CPU_BATCH_TOKENS = 2048  # tokens per forward pass on a CPU: more is no faster, only larger
@@ -35,6 +36,7 @@ class TrainingPlan:
         checkpoint_steps: save at least every so many steps…
         checkpoint_seconds: …and at least every so many seconds.
         max_heldout: held-out documents measured, the same ones each time.
+        proximal_mu: pull toward the start, see `client.sharing`.
     """
 
     learning_rate: float = 2e-4
@@ -52,16 +54,24 @@ class TrainingPlan:
     checkpoint_steps: int = 25
     checkpoint_seconds: float = 60.0
     max_heldout: int = 200
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True)
 class Start:
-    """The global adapter that training starts from."""
+    """The global adapter that training starts from, or its leading rows.
+
+    Attributes:
+        instructions: what to train of it and what to send.
+        base: what is added to the base model, and never trained; empty is nothing.
+    """
 
     spec: AdapterSpec
     arrays: Arrays
     version: int = 0
     sha256: str = ""
+    instructions: Instructions = field(default_factory=Instructions)
+    base: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,14 +197,16 @@ def learning_rate_at(plan: TrainingPlan, step: int, steps: int) -> float:
 def run_key(start: Start, data: Dataset, plan: TrainingPlan, quantization: str) -> dict[str, str]:
     """What two sessions must share for one to continue the other: name -> sha256."""
     arrays = hashlib.sha256()
-    for name in sorted(start.arrays):
-        arrays.update(np.ascontiguousarray(start.arrays[name]).tobytes())
+    for part in (start.arrays, start.base):
+        for name in sorted(part):
+            arrays.update(np.ascontiguousarray(part[name]).tobytes())
     settings = {k: v for k, v in asdict(plan).items() if k not in WITHOUT_EFFECT_ON_WEIGHTS}
     return {
         "plan": _hash(settings),
         "data": data.sha256,
         "adapter": arrays.hexdigest(),
         "model": _hash([start.spec.spec_hash, quantization]),
+        "task": start.instructions.trains,
     }
 
 

@@ -20,6 +20,7 @@ PROTOCOL_VERSION = 1
 MAX_OFFERS = 16
 BODY_KEY = "body"  # ConfigRecord {BODY_KEY: JSON text}
 BLOB_KEY = "blob"  # ArrayRecord {BLOB_KEY: one array of raw bytes}
+BASE_KEY = "base"  # in the same record, where a version adds to the base model and rows are lacking
 BLOB_KIND = "conscience.package"
 HELLO_ACTION = "hello"
 M = TypeVar("M", bound="Body")

@@ -30,7 +30,7 @@ from server.onion_clients import OnionClients
 
 FORMAT = 1
 NOTE = "backup.json"
-FOLDERS = ("keys", "tls", "registry", "gate", "rounds")
+FOLDERS = ("keys", "tls", "registry", "gate", "rounds", "memory")
 DATABASES = ("nodes.sqlite", "intake.sqlite", "superlink.db")
 
 

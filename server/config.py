@@ -9,13 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from federation import durable, settings
 from federation.errors import ConfigError, UsageError
 from federation.tor.settings import TorSettings
 
 HOME_VARIABLE = "CONSCIENCE_SERVER_HOME"
+
+
+class PrivacySettings(BaseModel):
+    """Part `privacy` of `server_config.json`: central differential privacy.
+
+    Attributes:
+        noise_multiplier: of the noise on a round's sum, over `clip_norm`; 0 is no noise.
+        clip_norm: each update is made no longer than this (L2, all values sent), > 0 with noise.
+        delta: at which epsilon is told.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    noise_multiplier: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
 
 
 class ServerConfig(settings.Settings):
@@ -25,6 +40,8 @@ class ServerConfig(settings.Settings):
         name: the federation's name, for people.
         model: the base model: "semilla", an absolute folder or a hub id; settled by init.
         targets: "all-linear" or module suffixes.
+        strategy: a rule of `strategies.catalogue`, or an installed stranger's.
+        weigher: "capped" or "uniform", then weighers joined by "+": "uniform+sybil+rfa".
         quorum: fewest accepted updates for a merge.
         round_deadline_s: a round takes what has come by then; a quarter of it, at most 150 s, is
             for asking who holds what.
@@ -42,6 +59,11 @@ class ServerConfig(settings.Settings):
         gate_tolerance: share of the current loss that counts as noise.
         keep_candidates: refused candidates kept for study; beyond it the oldest go.
         seed: of version 0 and of the gate's bootstrap.
+        server_optimiser: how the server steps along a round's change (`strategies.optimiser`).
+        server_lr: length of that step; None is 1, or 0.001 for adam and yogi, whose step is about
+            that much per value.
+        server_momentum: share of the momentum that stays from round to round.
+        privacy: noise on each round's sum.
     """
 
     name: str = Field(default="conscience", pattern=r"^[\w .-]{1,64}$")
@@ -71,6 +93,10 @@ class ServerConfig(settings.Settings):
     gate_tolerance: float = Field(default=0.005, ge=0)
     keep_candidates: int = Field(default=20, ge=1)
     seed: int = Field(default=0, ge=0)
+    server_optimiser: str = "none"
+    server_lr: float | None = Field(default=None, gt=0)
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    privacy: PrivacySettings = Field(default_factory=PrivacySettings)
 
 
 @dataclass(frozen=True)
@@ -158,6 +184,11 @@ class ServerHome:
     def rounds(self) -> Path:
         """One report a round, `<n>.json`."""
         return self.root / "rounds"
+
+    @property
+    def memory(self) -> Path:
+        """What rounds remember: the server optimiser's moments, privacy spent."""
+        return self.root / "memory"
 
     @property
     def logs(self) -> Path:

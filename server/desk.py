@@ -16,7 +16,7 @@ from server.nodes import Nodes
 from server.onion_clients import PORT, OnionClients
 from server.registry import Registry
 from strategies.gate import GateDecision, GatePolicy, decide
-from strategies.round import Member
+from strategies.round import NO_BASES, Bases, Member
 
 
 class ServerDesk:
@@ -44,6 +44,7 @@ class ServerDesk:
         self._registry = registry
         self._max_staleness = max_staleness
         self._onion = onion
+        self._rows: tuple[int, dict[int, bytes]] = (-1, {})
 
     def member(self, flower_node_id: int) -> Member | None:
         """The admitted node behind a Flower node id; None for strangers and banned nodes."""
@@ -99,6 +100,16 @@ class ServerDesk:
         """The current global adapter as one package."""
         return self._registry.package(self._registry.current)
 
+    def base(self, after: int) -> bytes:
+        """The rows of the current base delta that a node lacks which holds version `after`."""
+        current = self._registry.current
+        if self._rows[0] != current:
+            self._rows = (current, {})
+        known = self._rows[1]
+        if after not in known:  # the same bytes for all that hold the same
+            known[after] = self._registry.base_since(after)
+        return known[after]
+
     def chain(self, after: int) -> tuple[str, ...]:
         """Signed manifests of the versions after `after`, oldest first."""
         return self._registry.chain(after)
@@ -113,11 +124,14 @@ class ServerGate:
         self._config = config
 
     def decide(
-        self, current: Mapping[str, npt.NDArray[np.float32]], candidate: Arrays
+        self,
+        current: Mapping[str, npt.NDArray[np.float32]],
+        candidate: Arrays,
+        bases: Bases = NO_BASES,
     ) -> GateDecision:
         """Compare candidate and current on the gate set, document by document."""
-        before = self._runner.losses(dict(current))
-        after = self._runner.losses(candidate)
+        before = self._runner.losses(dict(current), bases.before)
+        after = self._runner.losses(candidate, bases.after)
         return decide(
             before[:, 0] / before[:, 1],
             after[:, 0] / after[:, 1],
@@ -126,8 +140,8 @@ class ServerGate:
             rng_seed=self._config.seed,
         )
 
-    def keep(self, candidate: Arrays, decision: GateDecision) -> None:
+    def keep(self, candidate: Arrays, decision: GateDecision, bases: Bases = NO_BASES) -> None:
         """Put a refused candidate aside for study."""
         self._registry.keep_candidate(
-            candidate, decision.to_json(), keep=self._config.keep_candidates
+            candidate, decision.to_json(), keep=self._config.keep_candidates, base=bases.after
         )

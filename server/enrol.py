@@ -98,13 +98,16 @@ class Enrolment:
     def _welcome(self, node: Node) -> EnrolReply:
         try:
             current = self._registry.current
+            # what a version adds to the base travels in the first round, and the version with it
+            whole = self._registry.manifest(current).base is None
+            package = self._registry.package(current) if whole else b""
             return EnrolReply(
                 name=node.name,
                 pseudonym=node.pseudonym,
                 flower_node_id=node.flower_node_id,
                 spec=self._registry.spec.to_json(),
                 current_version=current,
-                package=base64.b64encode(self._registry.package(current)).decode("ascii"),
+                package=base64.b64encode(package).decode("ascii"),
             )
         except ConscienceError as err:
             logger.exception("the registry cannot be read")

@@ -77,14 +77,19 @@ class GateRunner:
         self._measured = MeasuredLosses(home.gate_losses)
         self._loaded: Loaded | None = None
         self._model: Any = None
+        self._has_base = False
 
     @property
     def langs(self) -> tuple[str, ...]:
         """Language of each document."""
         return tuple(document.lang for document in self.documents)
 
-    def losses(self, arrays: Arrays) -> NDArray[np.float64]:
+    def losses(self, arrays: Arrays, base: Arrays | None = None) -> NDArray[np.float64]:
         """Summed loss and token count per document under `arrays`, measured once and kept.
+
+        Args:
+            arrays: the adapter.
+            base: what is added to the base model beside it.
 
         Returns:
             (documents, 2) f64: nats and tokens, in the order of `documents`.
@@ -96,11 +101,12 @@ class GateRunner:
 
         longest, quantization = self._config.gate_max_tokens, self._config.quantization
         settings = (self._spec.spec_hash, longest, quantization, metadata.version("torch"))
-        key = fingerprint(arrays, self.documents, *settings)
+        everything = arrays | {f"base.{name}": value for name, value in (base or {}).items()}
+        key = fingerprint(everything, self.documents, *settings)
         known = self._measured.get(key, len(self.documents))
         if known is not None:
             return known
-        model, tokenizer = self._ready(arrays)
+        model, tokenizer = self._ready(arrays, base or {})
         losses = loss.document_losses(
             model,
             tokenizer,
@@ -111,16 +117,20 @@ class GateRunner:
         self._measured.put(key, losses)
         return losses
 
-    def _ready(self, arrays: Arrays) -> tuple[Any, Any]:
-        """The base with `arrays` on it; swapped in place after the first time."""
+    def _ready(self, arrays: Arrays, base: Arrays) -> tuple[Any, Any]:
+        """The base with `arrays` on it; swapped in place while no base delta is in play."""
         from federation.model import adapted, choose
 
         if self._loaded is None:
             self._loaded = open_base_of(self._home, self._config)
             choose.require_identity(self._loaded.choice, self._spec.base_hash)
-            self._model = adapted.attach(self._loaded, self._spec, arrays, trainable=False)
-        else:
+        if self._model is not None and not (base or self._has_base):
             adapted.replace(self._model, self._spec, arrays)
+        else:
+            self._has_base = bool(base)
+            self._model = adapted.attach(
+                self._loaded, self._spec, arrays, trainable=False, base=base
+            )
         return self._model, self._loaded.tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ from server.nodes import Nodes
 from server.onion_clients import PORT, OnionClients
 from server.onion_state import read_state
 from server.registry import Registry
+from server.round_memory import RoundMemory
 from server.rounds import report_paths
 from server.serve import answers, running
 
@@ -51,10 +53,18 @@ def overview(home: ServerHome) -> dict[str, Any]:
         "invited": sum(1 for row in rows if row["status"] == "invited"),
         "banned": sum(1 for row in rows if row["status"] == "banned"),
         "rounds": len(reports),
+        **_privacy(RoundMemory(home.memory, registry).spent(config.privacy.delta)),
         **counts,
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
     }
+
+
+def _privacy(spent: Mapping[str, Any]) -> dict[str, str]:
+    if not spent:
+        return {}
+    epsilon = f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}"
+    return {"privacy": f"{epsilon} after {spent['rounds']} rounds"}
 
 
 def onion_overview(home: ServerHome, *, show_address: bool) -> dict[str, Any]:

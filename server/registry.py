@@ -16,12 +16,15 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from federation import durable
 from federation.adapter import checks, signing
+from federation.adapter.base_chain import lacking, next_base
+from federation.adapter.base_delta import files_of, read_base
 from federation.adapter.format import (
     AdapterSpec,
     Arrays,
@@ -29,6 +32,7 @@ from federation.adapter.format import (
     open_adapter_folder,
     read_adapter_folder,
 )
+from federation.adapter.instructions import AS_BEFORE, Instructions, Terms
 from federation.adapter.manifest import (
     GlobalManifest,
     InputRecord,
@@ -44,6 +48,15 @@ TENSORS, CONFIG, MANIFEST = PACKAGE_MEMBERS
 _VERSION = re.compile(r"^v(0|[1-9][0-9]{0,8})$")
 CANDIDATE = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$")
 _PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """How a version came about."""
+
+    strategy: str
+    inputs: tuple[InputRecord, ...]
+    gate: dict[str, Any]
 
 
 class Registry:
@@ -120,6 +133,17 @@ class Registry:
         """Weights of `version`, f32; each tensor is read when asked for, and not kept."""
         return open_adapter_folder(self._existing(version))[0]
 
+    def base(self, version: int) -> Arrays:
+        """What `version` adds to the base model, f32 factors of scale 1; empty is nothing."""
+        manifest = self.manifest(version)
+        return read_base(self.path(version), manifest.base, AdapterSpec.from_json(manifest.spec))
+
+    def base_since(self, after: int) -> bytes:
+        """What a node that holds version `after` (-1: none) lacks of the current base delta."""
+        record = self.manifest(self.current).base
+        held = self.manifest(after) if 0 <= after <= self.current else None
+        return lacking(self.base(self.current), record, held) if record else b""
+
     def package(self, version: int) -> bytes:
         """The three-member zip of `version`, the form in which it travels."""
         folder = self._existing(version)
@@ -138,6 +162,10 @@ class Registry:
         """Version -> sha256 of its canonical manifest: what packages name as their origin."""
         return {version: sha256_of(self.manifest(version)) for version in self.versions()}
 
+    def instructions(self) -> dict[int, Instructions]:
+        """Version -> what it asks of the nodes that train from it."""
+        return {version: self.manifest(version).instructions for version in self.versions()}
+
     def merged_inputs(self) -> dict[str, int]:
         """Package sha256 -> the version it was merged into, over all versions."""
         return {
@@ -154,6 +182,7 @@ class Registry:
         inputs: Sequence[InputRecord] = (),
         gate: Mapping[str, Any] | None = None,
         spec: AdapterSpec | None = None,
+        terms: Terms = AS_BEFORE,
     ) -> GlobalManifest:
         """Make `arrays` the next version and current.
 
@@ -163,24 +192,33 @@ class Registry:
             inputs: packages that went in.
             gate: the gate's verdict as JSON.
             spec: only for version 0; later ones have the registry's.
+            terms: what is asked of nodes, and what goes into the base model.
 
         Raises:
             FormatError: not finite, not of the spec, or an input was merged before.
         """
         with self._lock():
             self._recover()
-            manifest, files = self._compose(arrays, strategy, tuple(inputs), dict(gate or {}), spec)
+            origin = _Origin(strategy, tuple(inputs), dict(gate or {}))
+            manifest, files = self._compose(arrays, origin, spec, terms)
             self._write(manifest.version, files)
             self._point_to(manifest.version)
         return manifest
 
-    def republish(self, version: int, *, strategy: str) -> GlobalManifest:
+    def republish(
+        self, version: int, *, strategy: str, instructions: Instructions | None = None
+    ) -> GlobalManifest:
         """Publish the weights of `version` again as a new version (rollback, deploy)."""
-        gate = {"republished": version}
-        return self.publish(self.arrays(version), strategy=strategy, gate=gate)
+        gate, terms = {"republished": version}, Terms(instructions, self.base(version))
+        return self.publish(self.arrays(version), strategy=strategy, gate=gate, terms=terms)
 
     def keep_candidate(
-        self, arrays: Arrays, report: Mapping[str, Any], *, keep: int | None = None
+        self,
+        arrays: Arrays,
+        report: Mapping[str, Any],
+        *,
+        keep: int | None = None,
+        base: Arrays | None = None,
     ) -> Path:
         """Keep a refused candidate for study.
 
@@ -188,6 +226,7 @@ class Registry:
             arrays: its weights.
             report: JSON, why it was refused; stored as report.json beside the PEFT files.
             keep: how many candidates stay, this one among them; the oldest go. None keeps all.
+            base: what it would have added to the base model.
 
         Returns:
             The folder, named by time and content.
@@ -198,6 +237,8 @@ class Registry:
         text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False)
         durable.write_bytes(folder / TENSORS, tensors)
         durable.write_bytes(folder / CONFIG, config_bytes(self.spec))
+        for name, data in files_of(base, self.spec).items() if base else ():
+            durable.write_bytes(folder / name, data)
         durable.write_text(folder / "report.json", text + "\n")
         if keep is not None:
             self._forget_candidates(keep, but=folder)
@@ -221,6 +262,7 @@ class Registry:
             data = self.package(version)
             package = open_package(data, max_bytes=len(data))
             checks.check_global(package, self.spec, public_key=self.public_key)
+            self.base(version)
 
     def _lock(self) -> Any:  # noqa: ANN401 (contextlib's own generic type says no more)
         return durable.locked(self.folder / ".lock", busy="the registry is busy")
@@ -255,10 +297,9 @@ class Registry:
     def _compose(
         self,
         arrays: Arrays,
-        strategy: str,
-        inputs: tuple[InputRecord, ...],
-        gate: dict[str, Any],
+        origin: _Origin,
         spec: AdapterSpec | None,
+        terms: Terms,
     ) -> tuple[GlobalManifest, dict[str, bytes]]:
         """Signed manifest and file contents of the next version, checked as a node would."""
         key = self._key
@@ -267,7 +308,11 @@ class Registry:
         versions = self.versions()
         parent = self.manifest(versions[-1]) if versions else None
         spec = self._spec_for(parent, spec)
-        self._refuse_merged(inputs)
+        self._refuse_merged(origin.inputs)
+        earlier = parent.instructions if parent else Instructions()
+        before = self.base(parent.version) if parent else {}
+        base = before if terms.base is None else terms.base
+        record, files = next_base(base, spec, parent, before)
         tensors, config = save_tensors(arrays), config_bytes(spec)
         manifest = signing.sign(
             GlobalManifest(
@@ -276,14 +321,16 @@ class Registry:
                 spec=spec.to_json(),
                 tensors_sha256=hashlib.sha256(tensors).hexdigest(),
                 config_sha256=hashlib.sha256(config).hexdigest(),
-                strategy=strategy,
-                inputs=inputs,
-                gate=gate,
+                strategy=origin.strategy,
+                inputs=origin.inputs,
+                gate=origin.gate,
+                instructions=terms.instructions or earlier,
+                base=record,
                 created_at=self._now().isoformat(timespec="seconds"),
             ),
             key,
         )
-        files = {TENSORS: tensors, CONFIG: config, MANIFEST: canonical(manifest)}
+        files |= {TENSORS: tensors, CONFIG: config, MANIFEST: canonical(manifest)}
         data = build_package(tensors, config, files[MANIFEST])
         package = open_package(data, max_bytes=len(data))
         checks.check_global(package, spec, public_key=self.public_key)

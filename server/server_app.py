@@ -23,21 +23,17 @@ from server.intake import Intake
 from server.nodes import Nodes
 from server.onion_clients import OnionClients
 from server.registry import Registry
-from server.rounds import next_report_path, report_paths
+from server.round_memory import RoundMemory
+from server.round_policy import policy_of, tell_nodes
+from server.rounds import next_report_path
+from server.starting import require_strategy
 from strategies.adapter_fedavg import AdapterFedAvg
-from strategies.round import Mode, Round, RoundPolicy
-from strategies.screen import ScreenPolicy
-from strategies.sizes import SizePolicy
+from strategies.round import Mode, Round
 from strategies.spool import Spool
 from strategies.streaming import Timing
-from strategies.weigh import WeighPolicy
 
 logger = logging.getLogger(__name__)
 app = ServerApp()
-HISTORY_ROUNDS = 30
-# Nodes choose how long they train, so honest norms differ: shrink above twice the usual size,
-# refuse above three and a half times.
-MIN_SIGMA = 0.35
 
 
 @app.main()
@@ -60,6 +56,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> AdapterFedAvg:
     """Join the operator's records and settings into the strategy of one run."""
+    rule = require_strategy(config)
     key = SigningKey.load(home.signing_key)
     registry = Registry(home.registry, key, key.public_hex, candidates=home.candidates)
     intake = Intake(home.intake_db)
@@ -70,29 +67,11 @@ def build_strategy(home: ServerHome, config: ServerConfig, *, mode: Mode) -> Ada
     limit = config.max_package_bytes or 2 * spec.tensor_bytes + 65_536
     spool = Spool(home.spool, max_bytes_each=limit, max_total_bytes=1024 * limit)
     intake.reconcile(registry)
-    work = Round(spec, spool, desk.members(), registry, intake)
+    tell_nodes(registry, rule)
+    memory = RoundMemory(home.memory, registry)
+    work = Round(spec, spool, desk.members(), registry, intake, memory)
     gate = ServerGate(GateRunner(home, config, spec), registry, config)
-    policy = RoundPolicy(
-        mode=mode,
-        quorum=config.quorum,
-        strategy=config.strategy,
-        seed=config.seed,
-        log_norms=earlier_log_norms(home),
-        screen=ScreenPolicy(
-            max_staleness=config.max_staleness, sizes=SizePolicy(min_sigma=MIN_SIGMA)
-        ),
-        weigh=WeighPolicy(by=config.weigher, half_life=config.staleness_half_life),
-    )
+    policy = policy_of(home, config, mode)
     hello_s = min(Timing.hello_s, config.round_deadline_s / 4)
     timing = Timing(collect_s=config.round_deadline_s, hello_s=hello_s)
     return AdapterFedAvg(desk, work, gate, policy, timing)
-
-
-def earlier_log_norms(home: ServerHome) -> dict[str, list[float]]:
-    """Log-norms accepted in the last rounds, from their reports, oldest first."""
-    found: dict[str, list[float]] = {}
-    for path in list(report_paths(home).values())[-HISTORY_ROUNDS:]:
-        outcome = json.loads(path.read_text(encoding="utf-8")).get("outcome", {})
-        for space, values in outcome.get("log_norms", {}).items():
-            found.setdefault(space, []).extend(values)
-    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation import durable, settings
 from federation.adapter.format import AdapterSpec, initial_arrays
+from federation.adapter.instructions import Terms
 from federation.adapter.signing import SigningKey
 from federation.errors import ConfigError, ModelError, PermissionsError
 from federation.processes import free_port
@@ -22,6 +23,8 @@ from server.intake import Intake
 from server.nodes import Nodes
 from server.onion_clients import OnionClients
 from server.registry import Registry
+from strategies.choice import check_choice
+from strategies.rule import Rule
 
 if TYPE_CHECKING:
     from federation.model.choose import BaseChoice
@@ -65,13 +68,14 @@ def init(
 
     Raises:
         ModelError: the base model named does not load.
-        ConfigError: gate data that cannot be read.
+        ConfigError: gate data that cannot be read, or a strategy that cannot run here.
     """
     found = _existing(home)
     if found is not None:
         return found
     if home.config.exists():
         wanted = load_config(home)
+    rule = require_strategy(wanted)
     durable.make_folder(home.root)
     for source in gate_data:
         say(f"gate data {source.name}: {add_documents(source, home.gate)} documents")
@@ -86,7 +90,8 @@ def init(
     Nodes(home.nodes_db)
     Intake(home.intake_db)
     registry = Registry(home.registry, key, key.public_hex, candidates=home.candidates)
-    registry.publish(initial_arrays(spec, config.seed), strategy="initial", spec=spec)
+    terms = Terms(rule.traits.asks(1))
+    registry.publish(initial_arrays(spec, config.seed), strategy="initial", spec=spec, terms=terms)
     say("version 0 of the global adapter is signed")
     return Start(True, config, spec, registry.current, reasons)
 
@@ -119,10 +124,11 @@ def require_ready(home: ServerHome) -> ServerConfig:
     """Check that the server at `home` may start; returns its settings.
 
     Raises:
-        ConfigError: not set up, or something is missing.
+        ConfigError: not set up, something is missing, or the strategy cannot run here.
         PermissionsError: a private file is open to other users.
     """
     config = load_config(home)
+    require_strategy(config)
     ca.TlsFiles(home.tls).require()
     SigningKey.load(home.signing_key)
     for path in (home.config, home.superexec_secret, home.nodes_db):
@@ -132,6 +138,21 @@ def require_ready(home: ServerHome) -> ServerConfig:
     for folder in (home.root, home.keys, home.tls):
         _require_private_folder(folder)
     return config
+
+
+def require_strategy(config: ServerConfig) -> Rule:
+    """Return the rule that the settings name.
+
+    Raises:
+        ConfigError: unknown, or what the settings name does not go together.
+    """
+    return check_choice(
+        config.strategy,
+        config.weigher,
+        config.server_optimiser,
+        max_staleness=config.max_staleness,
+        private=config.privacy.noise_multiplier > 0,
+    )
 
 
 def _require_private_folder(folder: Path) -> None:

@@ -6,7 +6,14 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from federation.adapter.format import AdapterSpec, Arrays, initial_arrays, read_adapter_folder
+from federation.adapter.base_delta import FOLDER, parse_base
+from federation.adapter.format import (
+    TENSORS,
+    AdapterSpec,
+    Arrays,
+    initial_arrays,
+    read_adapter_folder,
+)
 from federation.errors import UsageError
 from server.config import ServerHome, load_config
 from server.gate import GateRunner
@@ -63,8 +70,10 @@ def validate(home: ServerHome, which: str, against: str) -> dict[str, Any]:
     name, arrays, before = _wanted(home, registry, which)
     other = parse_version(against) if against else before
     runner = GateRunner(home, config, spec)
-    base_losses = runner.losses(_before(registry, spec, other, config.seed))
-    losses = runner.losses(arrays)
+    base_losses = runner.losses(
+        _before(registry, spec, other, config.seed), registry.base(other) if other >= 0 else {}
+    )
+    losses = runner.losses(arrays, _base_of(home, registry, name))
     decision = decide(
         base_losses[:, 0] / base_losses[:, 1],
         losses[:, 0] / losses[:, 1],
@@ -84,6 +93,14 @@ def _wanted(home: ServerHome, registry: Registry, which: str) -> tuple[str, Arra
         return which, read_adapter_folder(folder)[0], registry.current
     version = parse_version(which) if which else registry.current
     return f"v{version}", registry.arrays(version), version - 1
+
+
+def _base_of(home: ServerHome, registry: Registry, name: str) -> Arrays:
+    """What a version or a candidate adds to the base model."""
+    if not CANDIDATE.match(name):
+        return registry.base(parse_version(name))
+    path = home.candidates / name / FOLDER / TENSORS
+    return parse_base(path.read_bytes(), registry.spec) if path.is_file() else {}
 
 
 def _before(registry: Registry, spec: AdapterSpec, version: int, seed: int) -> Arrays:

@@ -44,6 +44,7 @@ from strategies.flower_message import (
     compose,
     error_of,
     is_absence,
+    with_base,
 )
 from strategies.round import Gate, Member, Outcome, Round, RoundPolicy
 from strategies.spool import Arrival
@@ -76,6 +77,9 @@ class Desk(Protocol):
 
     def package(self) -> bytes:
         """The current global adapter as one package."""
+
+    def base(self, after: int) -> bytes:
+        """What a node that holds version `after` lacks of what is added to the base model."""
 
     def chain(self, after: int) -> tuple[str, ...]:
         """Signed manifests of the versions after `after`, oldest first, as JSON texts."""
@@ -216,7 +220,7 @@ class AdapterFedAvg(FedAvg):
                 continue
             chain = self.desk.chain(peer.held)
             body = Deploy(version=version, chain=chain, verdicts=peer.told, address=address)
-            blob = arrays if peer.held < version else None
+            blob = self._global(arrays, peer) if peer.held < version else None
             messages.append(self._message(node_id, MessageType.EVALUATE, body, blob))
         self._awaited = {message.metadata.dst_node_id for message in messages}
         return messages
@@ -296,7 +300,13 @@ class AdapterFedAvg(FedAvg):
             version=version,
             chain=self.desk.chain(peer.held) if lacks else (),
         )
-        return self._message(node_id, MessageType.TRAIN, body, arrays if lacks else None)
+        blob = self._global(arrays, peer) if lacks else None
+        return self._message(node_id, MessageType.TRAIN, body, blob)
+
+    def _global(self, arrays: ArrayRecord, peer: _Peer) -> ArrayRecord:
+        """The current adapter, and what this node lacks of the base delta, if anything."""
+        rows = self.desk.base(peer.held)
+        return with_base(arrays, rows) if rows else arrays
 
     def _take(self, reply: Message) -> None:
         found = self._read(reply, CollectReply)

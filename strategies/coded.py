@@ -64,9 +64,30 @@ class Coded(NamedTuple):
 
         return cls(cast("Kind", raw.dtype.name), raw.shape, read, steps, rank_axis)
 
+    def over(self, shape: tuple[int, ...]) -> Coded:
+        """Return itself; `NOTHING` becomes a change of `shape` that is zero everywhere."""
+        return self if self.shape else Coded("float32", shape, _zeros)
+
     def decode(self) -> F32:
         """Return the values as a new f32 array of the same shape."""
-        return moved(np.zeros(self.shape, np.float32), [self], np.ones(1))
+        if self.kind == "int8":
+            return moved(np.zeros(self.shape, np.float32), [self], np.ones(1))
+        stored = np.empty(math.prod(self.shape), np.dtype(self.kind))
+        self.read(stored.view(np.uint8), 0)
+        if self.kind == "float32":
+            return stored.reshape(self.shape)
+        wide = stored.astype(np.uint32)
+        np.left_shift(wide, _HALF_BITS, out=wide)
+        return wide.view(np.float32).reshape(self.shape)
+
+
+def _zeros(buffer: Bytes, begin: int) -> None:
+    del begin
+    buffer[:] = 0
+
+
+NOTHING = Coded("float32", (), _zeros)
+"""A tensor that an update does not hold, since it leaves it as it is."""
 
 
 def moved(start: F32, terms: Sequence[Coded], weights: F64) -> F32:

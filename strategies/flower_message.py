@@ -41,6 +41,12 @@ def blob_record(data: bytes) -> ArrayRecord:
     return ArrayRecord({protocol.BLOB_KEY: array})
 
 
+def with_base(record: ArrayRecord, rows: bytes) -> ArrayRecord:
+    """The same array, and beside it rows of a base delta."""
+    array = Array(dtype="uint8", shape=(len(rows),), stype=protocol.BLOB_KIND, data=rows)
+    return ArrayRecord({protocol.BLOB_KEY: record[protocol.BLOB_KEY], protocol.BASE_KEY: array})
+
+
 def blob_of(message: Message) -> bytes | None:
     """The blob that rides along, or None."""
     record = message.content.get(protocol.BLOB_KEY)

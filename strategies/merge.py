@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,41 @@ def merge(
     reduce: Reducer,
     ctx: Ctx,
 ) -> Arrays:
-    """Reduce `updates` to the next global adapter.
+    """Reduce `updates` to the next global adapter, by a rule that leaves the base alone.
+
+    Args, returns and errors as `merge_all`.
+
+    Raises:
+        ValueError: also if the rule edits the base.
+    """
+    merged = merge_all(updates, weights, current, spec, reduce, ctx)
+    if merged.base:
+        raise ValueError("the rule edits the base model; an adapter alone cannot hold that")
+    return merged.adapter
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The next global adapter, and what is added to the frozen base (empty: nothing).
+
+    Attributes:
+        adapter: f32 arrays with the names of the spec, sorted.
+        base: the same names; rank as the rule gave it, scale 1 (`federation.adapter.base_delta`).
+    """
+
+    adapter: Arrays
+    base: Arrays
+
+
+def merge_all(
+    updates: Sequence[Update],
+    weights: F64,
+    current: Mapping[str, npt.NDArray[np.float32]],
+    spec: AdapterSpec,
+    reduce: Reducer,
+    ctx: Ctx,
+) -> Merged:
+    """Reduce `updates` to the next global adapter and the delta of the base.
 
     Updates are taken in the order of their sha256, so the result has the same bits for any order
     of arrival; those of weight 0 are not read. Each delta is put on top of `current`, whatever
@@ -39,24 +74,30 @@ def merge(
         ctx: what the rule may know.
 
     Returns:
-        New f32 arrays with the names of `spec`, sorted; equal to `current` without updates.
+        New arrays; equal to `current` without updates.
 
     Raises:
-        ValueError: weights out of range, the same update twice, or a rule that edits the base or
-            returns another shape.
+        ValueError: weights out of range, the same update twice, or a rule that returns another
+            shape.
     """
     ordered, shares = _in_order(updates, weights)
+    if not ordered:
+        return Merged(
+            {name: np.array(current[name], np.float32) for name in sorted(spec.shapes)}, {}
+        )
     merged: Arrays = {}
+    base: Arrays = {}
     for module in spec.modules():
         previous = pair_of(current, spec, module)
         pairs: list[ClientPair] = [client_pair(update, previous, module) for update in ordered]
         out = reduce(pairs, shares, previous, ctx)
         if out.base is not None:
-            raise ValueError("the rule edits the base model; an adapter alone cannot hold that")
+            base[module + A] = out.base.A
+            base[module + B] = out.base.B * np.float32(out.base.scale)
         if out.pair.A.shape != previous.A.shape or out.pair.B.shape != previous.B.shape:
             raise ValueError(f"the rule changed the shape of {module}")
         merged[module + A], merged[module + B] = out.pair.A, out.pair.B
-    return dict(sorted(merged.items()))
+    return Merged(dict(sorted(merged.items())), dict(sorted(base.items())))
 
 
 def _in_order(updates: Sequence[Update], weights: F64) -> tuple[list[Update], F64]:

@@ -49,7 +49,7 @@ class Update(Protocol):
         ...
 
     def coded(self, name: str) -> Coded:
-        """Tensor `name` of the delta."""
+        """Tensor `name` of the delta, perhaps its leading rows; `NOTHING` if it stays as it is."""
         ...
 
 
@@ -124,8 +124,19 @@ def pair_of(arrays: Mapping[str, F32], spec: AdapterSpec, module: str) -> Pair:
 
 
 def client_pair(update: Update, current: Pair, module: str) -> ClientPair:
-    """Put the delta of one module on top of the current global pair, lazily."""
-    return ClientPair(current, update.coded(module + A_SUFFIX), update.coded(module + B_SUFFIX))
+    """Put the delta of one module on top of the current global pair, lazily.
+
+    A client of a lower rank was sent the leading rows: on top of those.
+    """
+    delta_a, delta_b = update.coded(module + A_SUFFIX), update.coded(module + B_SUFFIX)
+    rank = (delta_a.shape or delta_b.shape[::-1] or current.A.shape)[0]
+    start = leading_rows(current, rank)
+    return ClientPair(start, delta_a.over(start.A.shape), delta_b.over(start.B.shape))
+
+
+def leading_rows(pair: Pair, rank: int) -> Pair:
+    """Return the first `rank` rows of A and columns of B, with the same scale; views."""
+    return pair if rank >= len(pair.A) else Pair(pair.A[:rank], pair.B[:, :rank], pair.scale)
 
 
 def to_adapter(arrays: Mapping[str, F32], spec: AdapterSpec) -> Adapter:
@@ -156,8 +167,10 @@ def gram(
 ) -> F64:
     """Return inner products of all changes of dW, (N, N), f64.
 
-    Each change is s [B_i - B_g, B_g] [A_i ; A_i - A_g], of rank 2r: no dense dW, no cancellation.
-    Memory: the stacks of one module for two tiles of clients, and (2 r tile)^2 numbers.
+    With X_i, Y_i the changes of B and A, a change of dW is s (X_i A_g + B_g Y_i + X_i Y_i): no
+    dense dW, no cancellation. All but <X_i Y_i, X_j Y_j> are inner products of vectors as long as
+    an adapter, in f64; that last one, which is small of fourth order, is summed over blocks in f32.
+    Memory: one module of two tiles of clients, and (r tile)^2 numbers.
 
     Args:
         updates: any number; their deltas are taken on top of `current`.
@@ -170,10 +183,10 @@ def gram(
     for module in spec.modules():
         pair = pair_of(current, spec, module)
         for index, rows in enumerate(tiles):
-            left = _factors_of(updates[rows], pair, module)
+            left = _terms_of(updates[rows], pair, module)
             for columns in tiles[: index + 1]:
-                right = left if columns == rows else _factors_of(updates[columns], pair, module)
-                block = pair.scale**2 * _inner(left, right)
+                right = left if columns == rows else _terms_of(updates[columns], pair, module)
+                block = pair.scale**2 * _inner_terms(left, right)
                 total[rows, columns] += block
                 if columns != rows:
                     total[columns, rows] += block.T
@@ -210,12 +223,14 @@ class _Changes:
 
 def _factors_of(updates: Sequence[Update], pair: Pair, module: str) -> _Changes:
     rank, d_in = pair.A.shape
-    left = np.empty((pair.B.shape[0], len(updates), 2 * rank))
-    right = np.empty((len(updates), 2 * rank, d_in))
+    left = np.zeros((pair.B.shape[0], len(updates), 2 * rank))
+    right = np.zeros((len(updates), 2 * rank, d_in))
     left[:, :, rank:] = pair.B[:, None, :]
     for index, update in enumerate(updates):
-        left[:, index, :rank] = update.coded(module + B_SUFFIX).decode()
-        right[index, rank:] = update.coded(module + A_SUFFIX).decode()
+        client = client_pair(update, pair, module)
+        own = len(client.current.A)
+        left[:, index, :own] = client.delta_b.decode()
+        right[index, rank : rank + own] = client.delta_a.decode()
         np.add(pair.A, right[index, rank:], out=right[index, :rank])
     return _Changes(left.reshape(left.shape[0], -1), right)
 
@@ -229,3 +244,55 @@ def _inner(one: _Changes, other: _Changes) -> F64:
     blocks = products.reshape(len(one.right), width, len(other.right), width)
     total: F64 = blocks.sum(axis=(1, 3))
     return total
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Changes of one module of several clients, n of them, as `gram` needs them.
+
+    Attributes:
+        x, y: (clients, r, d_out) and (clients, r, d_in), f32: changes of B, transposed, and of A.
+        plain, bent: (clients, length), f64: <change_i, change_j> without its last term is
+            plain_i . bent_j + bent_i . plain_j.
+    """
+
+    x: F32
+    y: F32
+    plain: F64
+    bent: F64
+
+
+def _terms_of(updates: Sequence[Update], pair: Pair, module: str) -> _Terms:
+    (rank, d_in), d_out = pair.A.shape, pair.B.shape[0]
+    x = np.zeros((len(updates), rank, d_out), np.float32)
+    y = np.zeros((len(updates), rank, d_in), np.float32)
+    for index, update in enumerate(updates):
+        client = client_pair(update, pair, module)
+        own = len(client.current.A)
+        x[index, :own] = client.delta_b.decode().T
+        y[index, :own] = client.delta_a.decode()
+    a, b = pair.A.astype(np.float64), pair.B.astype(np.float64)
+    plain = np.empty((len(updates), rank, d_out + d_in + rank))
+    bent = np.empty_like(plain)
+    wide_x, wide_y, u = np.split(plain, (d_out, d_out + d_in), axis=2)  # views
+    wide_x[:], wide_y[:] = x, y
+    u[:] = (wide_x @ b).swapaxes(1, 2)  # B_g^T X
+    v = wide_y @ a.T  # Y A_g^T
+    np.matmul((a @ a.T / 2 + v).swapaxes(1, 2), wide_x, out=bent[:, :, :d_out])
+    np.matmul(b.T @ b / 2 + u, wide_y, out=bent[:, :, d_out:-rank])
+    bent[:, :, -rank:] = v
+    return _Terms(x, y, plain.reshape(len(updates), -1), bent.reshape(len(updates), -1))
+
+
+def _inner_terms(one: _Terms, other: _Terms) -> F64:
+    count, rank = one.y.shape[:2]
+    rows, columns = (each.y.reshape(-1, each.y.shape[2]) for each in (one, other))
+    products = rows @ columns.T
+    rows, columns = (each.x.reshape(-1, each.x.shape[2]) for each in (one, other))
+    products *= rows @ columns.T
+    blocks = products.reshape(count, rank, len(other.y), rank)
+    found: F64 = blocks.sum(axis=(1, 3), dtype=np.float64)
+    half = one.plain @ other.bent.T
+    found += half
+    found += half.T if one is other else one.bent @ other.plain.T
+    return found

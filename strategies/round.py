@@ -7,108 +7,45 @@ before the process was killed, so a round that died anywhere is finished by the 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from federation.adapter.checks import Refusal
 from federation.adapter.format import AdapterSpec
-from federation.adapter.manifest import GlobalManifest, InputRecord
-from federation.adapter.tensors import Arrays
+from federation.adapter.instructions import Terms
+from federation.adapter.manifest import InputRecord
 from federation.errors import AdapterError, RoundError
+from strategies.books import NO_BASES, Bases, Gate, Ledger, Member, Memory, Shelf
+from strategies.candidate import Candidate, Place, make
 from strategies.catalogue import find
 from strategies.gate import GateDecision
-from strategies.merge import merge
-from strategies.rule import Ctx
-from strategies.screen import Accepted, Screened, ScreenHistory, ScreenPolicy, screen_updates
+from strategies.policy import Mode, RoundPolicy
+from strategies.screen import Accepted, Screened, ScreenHistory, screen_updates
+from strategies.sizes import SizePolicy
 from strategies.spool import Arrival, Spool, SpooledUpdate
-from strategies.weigh import WeighPolicy, weights_for
+
+__all__ = [
+    "NO_BASES",
+    "Bases",
+    "Gate",
+    "Ledger",
+    "Member",
+    "Memory",
+    "Mode",
+    "Outcome",
+    "Round",
+    "RoundPolicy",
+    "Shelf",
+]
 
 logger = logging.getLogger(__name__)
-Mode = Literal["collect", "live"]
 F32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Member:
-    """An admitted node: `node` is its pseudonym, `public_key` its Ed25519 key (hex)."""
-
-    node: str
-    public_key: str
-    name: str = ""
-
-
-class Shelf(Protocol):
-    """Where global adapters stand: `server.registry.Registry` is one."""
-
-    @property
-    def current(self) -> int:
-        """Number of the current version."""
-
-    def stored(self, version: int) -> Mapping[str, F32]:
-        """Tensors of a version, read one by one as they are asked for."""
-
-    def publish(
-        self, arrays: Arrays, *, strategy: str, inputs: Sequence[InputRecord], gate: dict[str, Any]
-    ) -> GlobalManifest:
-        """Sign and store the next version and make it current, atomically."""
-
-    def manifest_hashes(self) -> dict[int, str]:
-        """Version to the sha256 of its canonical manifest."""
-
-    def merged_inputs(self) -> dict[str, int]:
-        """Package hash to the version it was merged into, over all versions."""
-
-
-class Ledger(Protocol):
-    """What became of each package: `server.intake.Intake` is one."""
-
-    def settled(self, sha256: str, node: str = "") -> bool:
-        """Whether this node's package must not be used again."""
-
-    def record_spooled(self, sha256: str, *, node: str) -> bool:
-        """Write down that the package lies in the spool; False if it is settled."""
-
-    def record_merged(self, sha256: str, *, node: str, version: int) -> None:
-        """Write down that the package went into `version`."""
-
-    def record_refused(self, sha256: str, *, node: str, code: str, detail: str) -> None:
-        """Write down why the package was refused."""
-
-
-class Gate(Protocol):
-    """Held-out comparison: `server.gate.GateRunner` is behind one."""
-
-    def decide(self, current: Mapping[str, F32], candidate: Arrays) -> GateDecision:
-        """Compare both on held-out text."""
-
-    def keep(self, candidate: Arrays, decision: GateDecision) -> None:
-        """Put a refused candidate aside for study."""
-
-
-@dataclass(frozen=True)
-class RoundPolicy:
-    """Plain values of one round.
-
-    Attributes:
-        mode: "collect" (packages from outboxes) or "live" (trained on the spot).
-        quorum: fewest accepted updates to merge, ≥ 1.
-        strategy: name of the reducer in the catalogue.
-        seed: of whatever randomness the reducer uses.
-        log_norms: accepted in earlier rounds, as `Outcome.log_norms` gave them.
-    """
-
-    mode: Mode = "collect"
-    quorum: int = 1
-    strategy: str = "fedit"
-    seed: int = 0
-    log_norms: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    screen: ScreenPolicy = field(default_factory=ScreenPolicy)
-    weigh: WeighPolicy = field(default_factory=WeighPolicy)
 
 
 @dataclass
@@ -138,6 +75,7 @@ class Round:
         members: pseudonym -> admitted node; an update of anybody else is refused.
         shelf: published versions.
         ledger: verdicts.
+        memory: what rounds remember; needed by server optimisers with a memory and for privacy.
     """
 
     def __init__(
@@ -147,12 +85,14 @@ class Round:
         members: Mapping[str, Member],
         shelf: Shelf,
         ledger: Ledger,
+        memory: Memory | None = None,
     ) -> None:
         self.spec = spec
         self.spool = spool
         self.members = members
         self.shelf = shelf
         self.ledger = ledger
+        self.memory = memory
 
     def take(self, data: bytes | memoryview, arrival: Arrival) -> Refusal | None:
         """Store a package as it came; nothing is read from it yet.
@@ -209,20 +149,26 @@ class Round:
             )
             outcome.waiting += len(screened.accepted)
             return outcome
-        weights = weights_for(screened.accepted, policy.weigh)
         accepted = [updates[update.sha256] for update in screened.accepted]
-        candidate = self._merge(policy, accepted, weights, current)
+        version = self.shelf.current
+        place = Place(self.spec, version, current, self.shelf.base(version), self.memory)
+        try:
+            candidate = make(policy, screened.accepted, accepted, place)
+        except RoundError as err:  # too few for the weigher: as with the quorum
+            outcome.reason = f"{err.message}; the current version stays and the updates wait"
+            outcome.waiting += len(accepted)
+            return outcome
         lap("merge")
-        decision = gate.decide(current, candidate)
+        decision = self._judge(policy, gate, current, candidate)
         outcome.gate, outcome.reason = decision.to_json(), decision.reason
+        if candidate.spent:
+            outcome.gate["privacy"] = candidate.spent
         lap("gate")
         if decision.accepted:
-            self._publish(
-                policy, candidate, list(zip(screened.accepted, weights, strict=True)), outcome
-            )
+            self._publish(policy, candidate, screened.accepted, outcome)
             outcome.log_norms = {k: tuple(v) for k, v in screened.log_norms.items()}
         else:
-            gate.keep(candidate, decision)
+            gate.keep(candidate.arrays, decision, *_given(candidate.bases))
             self._refuse_all(screened.accepted, decision.reason, outcome)
         lap("register")
         return outcome
@@ -239,47 +185,56 @@ class Round:
             versions=self.shelf.manifest_hashes(),
             public_keys={node: member.public_key for node, member in self.members.items()},
             log_norms=policy.log_norms,
+            instructions=self.shelf.instructions(),
         )
-        screened = screen_updates(updates, self.spec, current, policy.screen, history)
+        traits = find(policy.strategy).traits
+        wanted = traits.asks(self.shelf.current + 1)
+        limits = replace(policy.screen, sends=wanted.sends, keeps_home=bool(traits.keeps))
+        if policy.privacy is not None:  # what one node sends must not change another's share
+            limits = replace(limits, sizes=SizePolicy(clip_z=math.inf, reject_outliers=False))
+        screened = screen_updates(updates, self.spec, current, limits, history)
         for refused in screened.refused:
             self._refuse(refused.sha256, refused.node, refused.refusal, outcome)
         outcome.waiting = len(screened.waiting)
         return screened
 
-    def _merge(
+    def _judge(
         self,
         policy: RoundPolicy,
-        updates: Sequence[SpooledUpdate],
-        weights: npt.NDArray[np.float64],
+        gate: Gate,
         current: Mapping[str, F32],
-    ) -> Arrays:
-        number = self.shelf.current + 1
-        rng = np.random.default_rng((policy.seed, number))
-        return merge(
-            updates,
-            weights,
-            current,
-            self.spec,
-            find(policy.strategy).reduce,
-            Ctx(round=number, rank=self.spec.rank, rng=rng),
-        )
+        candidate: Candidate,
+    ) -> GateDecision:
+        """Ask the gate; where each node keeps a factor, there is no model that it could judge."""
+        if not find(policy.strategy).traits.keeps:
+            return gate.decide(current, candidate.arrays, *_given(candidate.bases))
+        if not all(np.isfinite(value).all() for value in candidate.arrays.values()):
+            return GateDecision(False, "The candidate holds values that are not finite.")
+        return GateDecision(True, "Not measured: each node has a model of its own.")
 
     def _publish(
         self,
         policy: RoundPolicy,
-        candidate: Arrays,
-        shares: Sequence[tuple[Accepted, np.float64]],
+        candidate: Candidate,
+        accepted: Sequence[Accepted],
         outcome: Outcome,
     ) -> None:
         inputs = [
             InputRecord(sha256=update.sha256, weight=float(weight), staleness=update.staleness)
-            for update, weight in shares
+            for update, weight in zip(accepted, candidate.shares, strict=True)
         ]
+        if self.memory is not None and candidate.moments:
+            self.memory.keep_moments(candidate.arrays, policy.optimiser, candidate.moments)
+        asks = find(policy.strategy).traits.asks(self.shelf.current + 2)
         manifest = self.shelf.publish(
-            candidate, strategy=policy.strategy, inputs=inputs, gate=outcome.gate
+            candidate.arrays,
+            strategy=policy.strategy,
+            inputs=inputs,
+            gate=outcome.gate,
+            terms=Terms(asks, candidate.bases.after),
         )
         outcome.version = manifest.version
-        for (update, _weight), record in zip(shares, inputs, strict=True):
+        for update, record in zip(accepted, inputs, strict=True):
             self.ledger.record_merged(update.sha256, node=update.node, version=manifest.version)
             self.spool.discard(update.sha256)
             # whose it was and how many its examples stays with the operator
@@ -298,6 +253,11 @@ class Round:
         refusal = Refusal("gate", f"the merged candidate was not published: {reason}")
         for update in accepted:
             self._refuse(update.sha256, update.node, refusal, outcome)
+
+
+def _given(bases: Bases) -> tuple[Bases, ...]:
+    """One more argument for a gate, only where something is added to the base model."""
+    return (bases,) if bases.before or bases.after else ()
 
 
 class _Lap:

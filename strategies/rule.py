@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from federation.adapter.instructions import Factors, Instructions
 from strategies.pairs import ClientPair, Pair
 
 BOTH_FACTORS = frozenset("AB")
@@ -31,6 +32,7 @@ class Traits:
         edits_base: returns a delta for the frozen base beside the pair.
         refactorises: the next pair has new coordinates; factor momentum means nothing.
         trains: round -> the factors clients train in it, a subset of {"A", "B"}.
+        keeps: factors that clients train and never send: each node has a model of its own.
     """
 
     exact: bool = False
@@ -41,6 +43,29 @@ class Traits:
     edits_base: bool = False
     refactorises: bool = False
     trains: Callable[[int], frozenset[str]] = _both
+    keeps: frozenset[str] = frozenset()
+
+    def sends(self, number: int) -> frozenset[str]:
+        """Return the factors that an update may change in round `number`."""
+        return self.trains(number) - self.keeps
+
+    def asks(self, number: int) -> Instructions:
+        """Return what nodes are asked to train and send for round `number`."""
+        return Instructions(
+            trains=_named(self.trains(number)),
+            sends=_named(self.sends(number)),
+            any_rank=self.hetero_ranks,
+            feedback=not self.refactorises,
+        )
+
+
+def _named(factors: frozenset[str]) -> Factors:
+    names: dict[frozenset[str], Factors] = {
+        frozenset("A"): "A",
+        frozenset("B"): "B",
+        BOTH_FACTORS: "AB",
+    }
+    return names[factors]
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,10 @@ class Ctx:
 
 @dataclass(frozen=True)
 class Out:
-    """The next global pair, and a low-rank delta of the frozen base (None: untouched)."""
+    """The next global pair, and a low-rank delta of the frozen base (None: untouched).
+
+    The base's delta has the same rank in every module of a round.
+    """
 
     pair: Pair
     base: Pair | None = None

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from federation.adapter.checks import Refusal, check_update
-from federation.adapter.format import A, AdapterSpec, B
+from federation.adapter.checks import BOTH, Refusal, check_update
+from federation.adapter.format import AdapterSpec
+from federation.adapter.instructions import Factors, Instructions
 from federation.adapter.manifest import PackageManifest
+from federation.adapter.parts import at_rank, only
 from federation.errors import AdapterError
 from strategies.pairs import Norms, norms
 from strategies.sizes import Judged, SizePolicy, Space, judge_sizes
@@ -35,12 +37,16 @@ class ScreenPolicy:
         max_rms: refuse when a factor moves by more than this per value (root mean square).
         gauge_safe: the rule does not depend on the gauge: leave factor space out.
         sizes: limits of the comparison of norms.
+        sends: the factors that the rule of this round merges.
+        keeps_home: nodes keep the other one: an update alone has no change of dW.
     """
 
     max_staleness: int = 7
     max_rms: float = 1.0
     gauge_safe: bool = False
     sizes: SizePolicy = field(default_factory=SizePolicy)
+    sends: Factors = "AB"
+    keeps_home: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class ScreenHistory:
         public_keys: node -> key of every admitted node; None checks no keys (simulation only).
         versions: version -> sha256 of its canonical manifest; others are not compared.
         log_norms: space -> log-norms accepted in earlier rounds, newest last.
+        instructions: version -> what it asks of nodes; of others, both factors, whole.
     """
 
     current_version: int
@@ -60,6 +67,7 @@ class ScreenHistory:
     public_keys: Mapping[str, str] | None = None
     versions: Mapping[int, str] = field(default_factory=dict)
     log_norms: Mapping[Space, Sequence[float]] = field(default_factory=dict)
+    instructions: Mapping[int, Instructions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ def _measure(
             return refusal
         found = norms(update, current, spec)
         update.release()
-        return _check_norms(found, spec, policy) or found
+        return _check_norms(found, update.manifest, spec, policy) or found
     except AdapterError as err:
         return Refusal("format", err.message)
     except Exception as err:  # a hostile file must cost its sender, never the round
@@ -174,8 +182,10 @@ def _check_structure(
     if keys is not None and update.node not in keys:
         return Refusal("identity", f"node {update.node} is not admitted")
     key = None if keys is None else keys[update.node]
-    refusal = check_update(update.package, spec, node=update.node, public_key=key)
-    return refusal or _check_version(update.manifest, policy, history)
+    manifest = update.manifest
+    asked = history.instructions.get(manifest.global_version, BOTH)
+    refusal = check_update(update.package, spec, node=update.node, public_key=key, asked=asked)
+    return refusal or _check_version(manifest, policy, history)
 
 
 def _check_version(
@@ -189,18 +199,25 @@ def _check_version(
         return Refusal("stale", f"trained from {behind}; at most {policy.max_staleness} are taken")
     if history.versions.get(version, manifest.global_sha256) != manifest.global_sha256:
         return Refusal("version", f"trained from another v{version} than this federation's")
+    if manifest.factors != policy.sends:
+        return Refusal(
+            "stale", f"v{version} asked for {manifest.factors}, this round merges {policy.sends}"
+        )
     return None
 
 
-def _check_norms(found: Norms, spec: AdapterSpec, policy: ScreenPolicy) -> Refusal | None:
+def _check_norms(
+    found: Norms, manifest: PackageManifest, spec: AdapterSpec, policy: ScreenPolicy
+) -> Refusal | None:
     """Refuse what needs no statistics: nothing at all, or absurdly much."""
     if not all(math.isfinite(norm) for norm in (found.product, found.a, found.b)):
         return Refusal("finite", "its size is not finite")
-    if found.product == 0.0:
+    if (max(found.a, found.b) if policy.keeps_home else found.product) == 0.0:
         return Refusal("norm", "it changes nothing")
-    for factor, suffix, norm in (("A", A, found.a), ("B", B, found.b)):
-        shapes = spec.shapes.items()
-        values = sum(math.prod(shape) for name, shape in shapes if name.endswith(suffix))
+    sizes = at_rank(spec, manifest.rank).shapes
+    parts: tuple[tuple[Factors, float], ...] = (("A", found.a), ("B", found.b))
+    for factor, norm in parts:
+        values = sum(math.prod(shape) for shape in only(sizes, factor).values())
         rms = norm / math.sqrt(values)
         if rms > policy.max_rms:
             limit = f"at most {policy.max_rms:g} is taken"

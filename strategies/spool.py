@@ -27,9 +27,10 @@ from federation import durable
 from federation.adapter.delta import SCALES, STORED, coded_names, rank_axis
 from federation.adapter.manifest import PackageManifest, canonical
 from federation.adapter.package import Package, open_package
+from federation.adapter.parts import only
 from federation.adapter.tensors import TensorFile
 from federation.errors import FormatError, RoundError
-from strategies.coded import Coded, Kind
+from strategies.coded import NOTHING, Coded, Kind
 
 _PACKAGE = re.compile(r"([0-9a-f]{64})\.zip")
 _ARRIVAL = re.compile(r"([0-9a-f]{64})\.json")
@@ -126,10 +127,14 @@ class SpooledUpdate:
     def coded(self, name: str) -> Coded:
         """Tensor `name` of the delta; its bytes are read from the file when they are needed.
 
+        Of a factor that the update leaves alone it is `NOTHING`.
+
         Raises:
             FormatError: no such tensor, or stored in another dtype than the manifest says.
         """
         stored = self._stored
+        if not only({name: None}, self.manifest.factors):
+            return NOTHING
         place = stored.tensors.place(name)
         if place.dtype != stored.dtype:
             raise FormatError(f"tensor {name} is {place.dtype}, expected {stored.dtype}")

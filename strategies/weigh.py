@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy.typing as npt
 
 from federation.errors import ConfigError
 from strategies.screen import Accepted
+from strategies.weighers import WEIGHERS, Weigher
 
 F64 = npt.NDArray[np.float64]
+COUNTS = ("capped", "uniform")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,9 @@ class WeighPolicy:
     """How updates are weighed.
 
     Attributes:
-        by: "capped" (examples, see `capped_examples`) or "uniform" (nobody's word is taken).
+        by: "capped" (examples, see `capped_examples`) or "uniform" (nobody's word is taken), and
+            then, joined by "+", names of `strategies.weighers` in their order: "uniform+rfa".
+            Without the first word it is "capped".
         cap_factor: examples count up to this many times the median.
         half_life: versions of staleness after which an update counts half, > 0.
     """
@@ -59,30 +64,76 @@ def staleness_weight(staleness: int, half_life: float) -> float:
     return float(2.0 ** (-max(staleness, 0) / half_life))
 
 
-def weights_for(accepted: Sequence[Accepted], policy: WeighPolicy | None = None) -> F64:
-    """Return u_i = w_i c_i, >= 0, sum <= 1, in the order of `accepted`.
-
-    w is examples (or 1) times the staleness weight, normalised; c is the clip of the screen. What
-    clipping takes away goes to the previous global adapter, not to the other clients. The same
-    bits for any order.
+def find_weighers(by: str) -> tuple[str, tuple[Weigher, ...]]:
+    """Return how examples count ("capped", "uniform") and the weighers after it.
 
     Raises:
-        ConfigError: unknown way to weigh.
+        ConfigError: an unknown word; the nearest is given.
+    """
+    words = by.split("+")
+    count = words.pop(0) if words[0] in COUNTS else COUNTS[0]
+    return count, tuple(_find(word) for word in words)
+
+
+def weights_for(
+    accepted: Sequence[Accepted],
+    policy: WeighPolicy | None = None,
+    gram: Callable[[], F64] | None = None,
+) -> F64:
+    """Return u_i = w_i c_i, >= 0, sum <= 1, in the order of `accepted`.
+
+    w is examples (or 1) times the staleness weight, normalised, and then what the weighers make of
+    it; c is the clip of the screen, which they see the changes through. What clipping takes away
+    goes to the previous global adapter, not to the other clients. Without weighers the same bits
+    for any order.
+
+    Args:
+        accepted: what the screen let through.
+        policy: how to weigh.
+        gram: gives the inner products of the changes, in the order of `accepted`; asked only if a
+            weigher needs it.
+
+    Raises:
+        ConfigError: unknown way to weigh, or no `gram` for one that needs it.
+        RoundError: too few updates for a weigher.
     """
     if not accepted:
         return np.empty(0)
     policy = policy or WeighPolicy()
-    if policy.by not in ("capped", "uniform"):
-        raise ConfigError(f"updates are weighed by 'capped' or 'uniform', not by '{policy.by}'")
+    by, weighers = find_weighers(policy.by)
     examples = [update.examples for update in accepted]
-    is_uniform = policy.by == "uniform"
+    is_uniform = by == "uniform"
     counts = uniform(len(examples)) if is_uniform else capped_examples(examples, policy.cap_factor)
     ages = [staleness_weight(update.staleness, policy.half_life) for update in accepted]
     shares: F64 = counts * np.array(ages)
     total = math.fsum(shares)  # exactly rounded, hence independent of the order
     if total == 0.0:  # all too old to count in f64
         return shares
+    shares = shares / total
     clips = np.array([min(max(update.clip, 0.0), 1.0) for update in accepted])
-    weights: F64 = shares / total * clips
+    if weighers:
+        if gram is None:
+            raise ConfigError(f"'{policy.by}' needs the inner products of the changes")
+        seen = gram() * np.outer(clips, clips)
+        for weigher in weighers:
+            shares = weigher.weigh(seen, shares)
+    weights: F64 = shares * clips
     weights /= max(1.0, math.fsum(weights))
     return weights
+
+
+def _find(name: str) -> Weigher:
+    for weigher in WEIGHERS:
+        if weigher.name == name:
+            return weigher
+    if name == "fltrust":
+        raise ConfigError(
+            "the weigher 'fltrust' needs an update of the operator's own; this server trains none",
+            hint="Weigh by 'rfa'.",
+        )
+    names = [*COUNTS, *(weigher.name for weigher in WEIGHERS)]
+    near = difflib.get_close_matches(name, names, n=1)
+    raise ConfigError(
+        f"there is no weigher called '{name[:40]}'",
+        hint=f"Did you mean {near[0]}?" if near else f"Choose one of: {', '.join(names)}.",
+    )

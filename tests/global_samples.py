@@ -8,7 +8,9 @@ from pathlib import Path
 from client.config import Federation, NodeConfig, NodeHome
 from client.outbox import open_outbox
 from federation import settings
+from federation.adapter.checks import BOTH
 from federation.adapter.format import AdapterSpec, Arrays, config_bytes, initial_arrays
+from federation.adapter.instructions import Instructions
 from federation.adapter.manifest import GlobalManifest, PackageManifest, canonical, sha256_of
 from federation.adapter.package import build_package, open_package
 from federation.adapter.signing import SigningKey, sign
@@ -33,6 +35,7 @@ class Chain:
         parent: str | None = None,
         version: int | None = None,
         spec: AdapterSpec | None = None,
+        asks: Instructions = BOTH,
     ) -> bytes:
         """Add a version (wrong in what is named) and return its package."""
         chosen = spec or self.spec
@@ -49,6 +52,7 @@ class Chain:
                 config_sha256=hashlib.sha256(config).hexdigest(),
                 strategy="test",
                 created_at="2026-01-01T00:00:00Z",
+                instructions=asks,
             ),
             key or self.key,
         )

@@ -23,9 +23,10 @@ from server.intake import Intake
 from server.nodes import Nodes
 from server.onion_clients import OnionClients
 from server.registry import Registry
+from server.round_memory import RoundMemory
 from strategies.adapter_fedavg import AdapterFedAvg
 from strategies.gate import GateDecision
-from strategies.round import Round, RoundPolicy
+from strategies.round import NO_BASES, Bases, Round, RoundPolicy
 from strategies.spool import Spool
 from strategies.streaming import Timing
 from tests.adapter_samples import make_sample, make_spec
@@ -45,6 +46,7 @@ class HandNode:
     held: int = 0
     told: list[protocol.Verdict] = field(default_factory=list)
     blobs: int = 0
+    base_bytes: int = 0
     addresses: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +65,8 @@ class HandNode:
         text = str(message.content.config_records["body"]["body"])
         if "blob" in message.content.array_records:
             self.blobs += 1
+            record = message.content.array_records["blob"]
+            self.base_bytes += len(record["base"].data) if "base" in record else 0
         if kind == "query.hello":
             offer = Offer(sha256=self.sha256, global_version=0, size_bytes=len(self.package))
             body = HelloReply(node=self.node, held_version=self.held, offers=(offer,))
@@ -91,17 +95,20 @@ class OpenGate:
         self.kept: list[Arrays] = []
 
     def decide(
-        self, current: Mapping[str, npt.NDArray[np.float32]], candidate: Arrays
+        self,
+        current: Mapping[str, npt.NDArray[np.float32]],
+        candidate: Arrays,
+        bases: Bases = NO_BASES,
     ) -> GateDecision:
         """Say what it was told to say."""
-        del current, candidate
+        del current, candidate, bases
         self.look()
         said = "as told"
         return GateDecision(self.accepts, said, None, {})
 
-    def keep(self, candidate: Arrays, decision: GateDecision) -> None:
+    def keep(self, candidate: Arrays, decision: GateDecision, bases: Bases = NO_BASES) -> None:
         """Remember the candidate."""
-        del decision
+        del decision, bases
         self.kept.append(candidate)
 
 
@@ -145,7 +152,8 @@ class Bench:
         """A strategy over the records on disk, as a fresh process would build it."""
         desk = ServerDesk(self.nodes, self.intake, self.registry, max_staleness=3, onion=self.onion)
         spool = Spool(self.folder / "spool", max_bytes_each=LIMIT, max_total_bytes=100 * LIMIT)
-        work = Round(self.spec, spool, desk.members(), self.registry, self.intake)
+        memory = RoundMemory(self.folder / "memory", self.registry)
+        work = Round(self.spec, spool, desk.members(), self.registry, self.intake, memory)
         no_time = Timing(gather_s=0.0, hello_s=0.0, collect_s=0.0, deploy_s=0.0, poll_s=0.0)
         return AdapterFedAvg(desk, work, self.gate, RoundPolicy(**policy), timing or no_time)
 

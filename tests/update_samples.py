@@ -13,7 +13,7 @@ from federation.adapter.delta import rank_axis, to_bf16
 from federation.adapter.format import AdapterSpec
 from federation.adapter.signing import SigningKey, pseudonym
 from federation.adapter.tensors import Arrays
-from strategies.coded import Coded
+from strategies.coded import NOTHING, Coded
 from strategies.rule import Ctx
 from strategies.spool import Arrival, Spool, SpoolEntry
 from tests.adapter_samples import FACTS, random_arrays
@@ -27,6 +27,8 @@ class MemoryUpdate:
     delta: Arrays
 
     def coded(self, name: str) -> Coded:
+        if name not in self.delta:
+            return NOTHING
         return Coded.of(self.delta[name], None, rank_axis(name))
 
 

@@ -11,14 +11,17 @@ import numpy.typing as npt
 
 from federation.adapter.delta import SCALES, STORED, decode_tensor
 from federation.adapter.format import AdapterSpec, config_bytes
+from federation.adapter.instructions import Factors, Instructions
 from federation.adapter.manifest import GlobalManifest, PackageManifest
 from federation.adapter.package import Package
+from federation.adapter.parts import at_rank, only
 from federation.adapter.signing import pseudonym, verify
 from federation.adapter.tensors import TensorFile
 from federation.errors import BaseMismatchError, ConscienceError, FormatError, SignatureError
 
 MAX_EXAMPLES = 10**9
 BLOCK = 2**20
+BOTH = Instructions()
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,12 @@ class Refusal:
 
 
 def check_update(
-    package: Package, spec: AdapterSpec, *, node: str, public_key: str | None
+    package: Package,
+    spec: AdapterSpec,
+    *,
+    node: str,
+    public_key: str | None,
+    asked: Instructions = BOTH,
 ) -> Refusal | None:
     """Judge a delta by itself: no statistics, no comparison with others, no version rule.
 
@@ -45,6 +53,7 @@ def check_update(
         spec: what the federation agreed on.
         node: pseudonym of the node that handed it over, known from elsewhere.
         public_key: that node's key, 64 hex digits; None skips the signature (simulation only).
+        asked: what the version that it was trained from asks of nodes.
 
     Returns:
         The first fault found, or None. A fault is never raised.
@@ -52,14 +61,18 @@ def check_update(
     manifest = package.manifest
     if not isinstance(manifest, PackageManifest):
         return Refusal("format", "this is a global adapter, not an update")
+    if asked.any_rank and 1 <= manifest.rank < spec.rank:
+        spec = at_rank(spec, manifest.rank)
+    factors = manifest.factors
     steps: tuple[Callable[[], Refusal | None], ...] = (
         lambda: _check_identity(manifest, node, public_key),
         lambda: _check_agreement(manifest, spec),
+        lambda: _check_factors(manifest, asked),
         lambda: _check_config(package, manifest, spec),
         lambda: _check_examples(manifest),
-        lambda: _check_schema(package.tensors, spec, manifest.coding),
+        lambda: _check_schema(package.tensors, spec, manifest.coding, factors),
         lambda: _check_hashes(package.tensors, manifest),
-        lambda: _check_finite(package.tensors, spec, manifest.coding),
+        lambda: _check_finite(package.tensors, spec, manifest.coding, factors),
     )
     try:
         return next((refusal for step in steps if (refusal := step()) is not None), None)
@@ -127,6 +140,12 @@ def _check_agreement(manifest: PackageManifest, spec: AdapterSpec) -> Refusal | 
     return None
 
 
+def _check_factors(manifest: PackageManifest, asked: Instructions) -> Refusal | None:
+    if manifest.factors != asked.sends:
+        return Refusal("schema", f"holds the factors {manifest.factors}, asked was {asked.sends}")
+    return None
+
+
 def _check_config(package: Package, manifest: PackageManifest, spec: AdapterSpec) -> Refusal | None:
     if hashlib.sha256(package.config_bytes).hexdigest() != manifest.config_sha256:
         return Refusal("signature", "adapter_config.json is not the file that was signed")
@@ -141,9 +160,11 @@ def _check_examples(manifest: PackageManifest) -> Refusal | None:
     return None
 
 
-def _check_schema(file: TensorFile, spec: AdapterSpec, coding: str) -> Refusal | None:
-    """Exactly the tensors of `spec`: PEFT itself would ignore missing and load extra ones."""
-    expected = _expected(spec, coding)
+def _check_schema(
+    file: TensorFile, spec: AdapterSpec, coding: str, factors: Factors = "AB"
+) -> Refusal | None:
+    """Exactly these tensors of `spec`: PEFT itself would ignore missing and load extra ones."""
+    expected = _expected(spec, coding, factors)
     for name in sorted(set(file.names()) ^ set(expected)):
         fault = "is missing" if name in expected else "does not belong here"
         return Refusal("schema", f"tensor {name[:200]} {fault}")
@@ -155,12 +176,14 @@ def _check_schema(file: TensorFile, spec: AdapterSpec, coding: str) -> Refusal |
     return None
 
 
-def _expected(spec: AdapterSpec, coding: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _expected(
+    spec: AdapterSpec, coding: str, factors: Factors
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
-        name: (STORED[coding], shape) for name, shape in spec.shapes.items()
+        name: (STORED[coding], shape) for name, shape in only(spec.shapes, factors).items()
     }
     if coding == "int8":
-        expected[SCALES] = ("F32", (len(spec.shapes), spec.rank))
+        expected[SCALES] = ("F32", (len(expected), spec.rank))
     return expected
 
 
@@ -173,8 +196,10 @@ def _check_hashes(file: TensorFile, manifest: PackageManifest) -> Refusal | None
     return None
 
 
-def _check_finite(file: TensorFile, spec: AdapterSpec, coding: str) -> Refusal | None:
-    for name in spec.shapes:
+def _check_finite(
+    file: TensorFile, spec: AdapterSpec, coding: str, factors: Factors = "AB"
+) -> Refusal | None:
+    for name in only(spec.shapes, factors):
         if not _is_finite(decode_tensor(file, name, coding)):
             return Refusal("finite", f"tensor {name} holds a value that is not finite")
     return None

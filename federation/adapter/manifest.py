@@ -6,10 +6,19 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
+from federation.adapter.instructions import Factors, Instructions
 from federation.errors import FormatError
 
 FORMAT_VERSION = 1
@@ -27,12 +36,26 @@ M = TypeVar("M", bound="Manifest")
 
 
 class Manifest(BaseModel):
-    """Base of both manifests: frozen, unknown keys refused, no NaN and no infinity."""
+    """Base of both manifests: frozen, unknown keys refused, no NaN and no infinity.
+
+    Keys in `usual` are left out while they hold their default: what needs none of them stays
+    readable to whoever does not know them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    usual: ClassVar[tuple[str, ...]] = ()
     format: Whole = FORMAT_VERSION
     public_key: Key = ""
     signature: Signature = ""
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        content: dict[str, Any] = write(self)
+        for name in self.usual:
+            if getattr(self, name) == fields[name].default:
+                content.pop(name, None)
+        return content
 
 
 class PackageManifest(Manifest):
@@ -48,8 +71,10 @@ class PackageManifest(Manifest):
         tensors: stored tensor name -> sha256 of its raw bytes.
         config_sha256: sha256 of `adapter_config.json`.
         nonce: 32 random hex digits; makes every package unique.
+        factors: those it holds; `rank` may be lower than the federation's.
     """
 
+    usual: ClassVar[tuple[str, ...]] = ("factors",)
     kind: Literal["delta"] = "delta"
     node: NodeId
     base_hash: Sha256
@@ -69,6 +94,7 @@ class PackageManifest(Manifest):
     tensors: dict[TensorName, Sha256]
     config_sha256: Sha256
     nonce: Hex32
+    factors: Factors = "AB"
 
 
 class InputRecord(BaseModel):
@@ -83,6 +109,21 @@ class InputRecord(BaseModel):
     staleness: Count = 0
 
 
+class BaseRecord(BaseModel):
+    """What a version adds to the frozen base model.
+
+    Attributes:
+        rank: of the whole base delta.
+        sha256: of its `adapter_model.safetensors`.
+        begun: from that version on rows were only added.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rank: Annotated[int, Field(strict=True, ge=1)]
+    sha256: Sha256
+    begun: Count
+
+
 class GlobalManifest(Manifest):
     """What the operator says about one global version; signed by the operator.
 
@@ -93,8 +134,11 @@ class GlobalManifest(Manifest):
         config_sha256: sha256 of `adapter_config.json`.
         gate: the gate's findings, plain JSON.
         created_at: UTC, ISO 8601 with seconds.
+        instructions: what nodes that train from this version train and send.
+        base: what goes into the base model beside the adapter; None is nothing.
     """
 
+    usual: ClassVar[tuple[str, ...]] = ("instructions", "base")
     kind: Literal["global"] = "global"
     version: Count
     parent_sha256: Key = ""
@@ -105,6 +149,8 @@ class GlobalManifest(Manifest):
     inputs: tuple[InputRecord, ...] = ()
     gate: dict[str, Any] = Field(default_factory=dict)
     created_at: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|\+00:00)$")
+    instructions: Instructions = Instructions()
+    base: BaseRecord | None = None
 
 
 def canonical(content: BaseModel | Mapping[str, Any]) -> bytes:

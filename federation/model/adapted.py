@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from federation.adapter.base_delta import base_spec
 from federation.adapter.format import PREFIX, A, AdapterSpec, Arrays, B, require_shapes
 from federation.errors import AdapterError, FormatError, ModelError
 from federation.language import _
@@ -24,6 +25,7 @@ with without_bitsandbytes():
 
 ALL_LINEAR = "all-linear"
 ONLY = "default"  # PEFT's name for the adapter of `attach`
+_BASE = "-base"  # ends the name of the second adapter that an adapter's base delta is
 
 
 def spec_of(
@@ -94,7 +96,13 @@ def linear_layers(model: Any) -> dict[str, tuple[int, int]]:  # noqa: ANN401 - a
 
 
 def attach(
-    loaded: Loaded, spec: AdapterSpec, arrays: Arrays, *, dropout: float = 0.0, trainable: bool
+    loaded: Loaded,
+    spec: AdapterSpec,
+    arrays: Arrays,
+    *,
+    dropout: float = 0.0,
+    trainable: bool,
+    base: Arrays | None = None,
 ) -> Any:  # noqa: ANN401 - a PeftModel
     """Put an adapter on the base model; one attached before is taken off first.
 
@@ -105,6 +113,7 @@ def attach(
         arrays: copied, f32, exactly the names and shapes of `spec`.
         dropout: on the adapter's input, in training mode only.
         trainable: whether the adapter's weights get gradients; the base's never do.
+        base: what is added to the base model, as a second adapter that never trains; may be empty.
 
     Raises:
         ModelError: `spec` does not fit this model.
@@ -113,15 +122,20 @@ def attach(
     require_schema(arrays, spec)
     detach(loaded)
     _require_fit(loaded, spec)
-    config = _config(loaded, spec, dropout=dropout, trainable=trainable)
-    _put(loaded, ONLY, config)
-    replace(loaded.adapted, spec, arrays)
+    _put(loaded, ONLY, _config(loaded, spec, dropout=dropout, trainable=trainable))
+    _overwrite(_parameters(loaded.adapted, spec), arrays)
+    _put_base(loaded, ONLY, spec, base)
+    loaded.adapted.base_model.set_adapter(_together(loaded, ONLY))
+    for parameter in loaded.adapted.parameters():
+        parameter.requires_grad_(False)
     for parameter in _parameters(loaded.adapted, spec).values():
         parameter.requires_grad_(trainable)
     return loaded.adapted
 
 
-def add(loaded: Loaded, name: str, spec: AdapterSpec, arrays: Arrays) -> None:
+def add(
+    loaded: Loaded, name: str, spec: AdapterSpec, arrays: Arrays, base: Arrays | None = None
+) -> None:
     """Set a further adapter beside those that are there; which one computes does not change.
 
     Not while another thread computes with the model.
@@ -131,6 +145,7 @@ def add(loaded: Loaded, name: str, spec: AdapterSpec, arrays: Arrays) -> None:
         name: a new one, without a dot.
         spec: what the adapter must look like.
         arrays: copied, f32, exactly the names and shapes of `spec`.
+        base: what is added to the base model where this adapter computes; may be empty.
 
     Raises:
         ModelError: `spec` does not fit this model.
@@ -138,8 +153,9 @@ def add(loaded: Loaded, name: str, spec: AdapterSpec, arrays: Arrays) -> None:
     """
     require_schema(arrays, spec)
     _require_fit(loaded, spec)
-    _put(loaded, name, _config(loaded, spec, dropout=0.0, trainable=False))
-    replace(loaded.adapted, spec, arrays, name)
+    _put(loaded, name, _config(loaded, spec))
+    _overwrite(_parameters(loaded.adapted, spec, name), arrays)
+    _put_base(loaded, name, spec, base)
 
 
 def use(loaded: Loaded, name: str) -> None:
@@ -154,20 +170,29 @@ def use(loaded: Loaded, name: str) -> None:
         tuner.disable_adapter_layers()
         return
     tuner.enable_adapter_layers()
-    loaded.adapted.set_adapter(name, inference_mode=True)
+    tuner.set_adapter(_together(loaded, name), inference_mode=True)
 
 
 def remove(loaded: Loaded, name: str) -> None:
     """Take one adapter off; `use` must follow. Not while another thread computes with the model."""
-    if set(loaded.adapted.peft_config) == {name}:
+    gone = _together(loaded, name)
+    if set(loaded.adapted.peft_config) == set(gone):
         detach(loaded)
         return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
-        loaded.adapted.delete_adapter(name)
+        for each in gone:
+            loaded.adapted.delete_adapter(each)
 
 
-def _config(loaded: Loaded, spec: AdapterSpec, *, dropout: float, trainable: bool) -> Any:  # noqa: ANN401
+def _together(loaded: Loaded, name: str) -> list[str]:
+    """The adapter, and what stands for its base delta if it has one."""
+    return [each for each in (name, name + _BASE) if each in loaded.adapted.peft_config]
+
+
+def _config(
+    loaded: Loaded, spec: AdapterSpec, *, dropout: float = 0.0, trainable: bool = False
+) -> Any:  # noqa: ANN401 - peft has no types
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.rank,
@@ -195,6 +220,14 @@ def _put(loaded: Loaded, name: str, config: Any) -> None:  # noqa: ANN401
     loaded.adapted.eval()
 
 
+def _put_base(loaded: Loaded, name: str, spec: AdapterSpec, base: Arrays | None) -> None:
+    if not base:
+        return
+    its = base_spec(spec, base)
+    _put(loaded, name + _BASE, _config(loaded, its))
+    _overwrite(_parameters(loaded.adapted, its, name + _BASE), base)
+
+
 def detach(loaded: Loaded) -> None:
     """Give the base model its own layers back; the PeftModel attached before is dead."""
     if loaded.adapted is not None:
@@ -208,16 +241,14 @@ def arrays_of(model: Any, spec: AdapterSpec) -> Arrays:  # noqa: ANN401
     return {name: _to_array(found[name]) for name in spec.shapes}
 
 
-def replace(model: Any, spec: AdapterSpec, arrays: Arrays, name: str = ONLY) -> None:  # noqa: ANN401
-    """Overwrite an adapter's weights in place, bit for bit.
+def replace(model: Any, spec: AdapterSpec, arrays: Arrays) -> None:  # noqa: ANN401
+    """Overwrite the attached adapter's weights in place, bit for bit.
 
     Raises:
         FormatError: `arrays` are not those of `spec`.
     """
     require_schema(arrays, spec)
-    with torch.no_grad():
-        for key, parameter in _parameters(model, spec, name).items():
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[key])))
+    _overwrite(_parameters(model, spec), arrays)
 
 
 def adapter_parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
@@ -270,6 +301,12 @@ def _require_fit(loaded: Loaded, spec: AdapterSpec) -> None:
             )
 
 
+def _overwrite(parameters: dict[str, torch.nn.Parameter], arrays: Arrays) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
+
 def _parameters(
     model: Any,  # noqa: ANN401
     spec: AdapterSpec,
@@ -292,8 +329,8 @@ def _to_array(parameter: torch.nn.Parameter) -> np.ndarray[Any, np.dtype[np.floa
 
 
 def _has_conv1d(model: Any, spec: AdapterSpec) -> bool:  # noqa: ANN401
-    first = spec.modules()[0].removeprefix(PREFIX)
-    return isinstance(model.get_submodule(first), Conv1D)
+    first = model.get_submodule(spec.modules()[0].removeprefix(PREFIX))
+    return isinstance(getattr(first, "base_layer", first), Conv1D)  # wrapped, if one is on
 
 
 def _inside(name: str, adapted: set[str]) -> bool:

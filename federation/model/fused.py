@@ -92,6 +92,9 @@ class _LoraLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_inputs = (slope @ weight).addmm_(low_slope, down, alpha=ctx.scale)
             of_inputs = of_inputs.view(*upstream[0].shape[:-1], -1)
-        of_down = (low_slope.t() @ rows).mul_(ctx.scale)
-        of_up = (low.t() @ slope).mul_(ctx.scale).t()
+        of_down = of_up = None
+        if ctx.needs_input_grad[3]:
+            of_down = (low_slope.t() @ rows).mul_(ctx.scale)
+        if ctx.needs_input_grad[4]:
+            of_up = (low.t() @ slope).mul_(ctx.scale).t()
         return of_inputs, None, None, of_down, of_up, None

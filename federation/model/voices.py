@@ -123,13 +123,16 @@ class Voices:
         self._added: dict[str, weakref.ref[Voice]] = {}
         self.base = Voice(loaded, self._turns, BASE)
 
-    def add(self, name: str, spec: AdapterSpec, arrays: Arrays) -> Voice:
+    def add(
+        self, name: str, spec: AdapterSpec, arrays: Arrays, base: Arrays | None = None
+    ) -> Voice:
         """The voice of an adapter; set on now, unless it is on.
 
         Args:
             name: the same for the same weights, without a dot.
             spec: what the adapter must look like.
             arrays: see `federation.model.adapted.add`.
+            base: likewise.
 
         Raises:
             ModelError: `spec` does not fit this model.
@@ -144,7 +147,7 @@ class Voices:
                 return voice
             self.sweep()
             with self._turns.alone():
-                adapted.add(self.loaded, name, spec, arrays)
+                adapted.add(self.loaded, name, spec, arrays, base)
             voice = Voice(self.loaded, self._turns, name)
             self._added[name] = weakref.ref(voice)
             return voice

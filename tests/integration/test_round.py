@@ -211,6 +211,53 @@ def test_h13_example_counts_are_capped(tmp_path: Path, examples: int, share: flo
     assert weights[loud.node] == pytest.approx(share)
 
 
+@pytest.mark.parametrize("weigher", ["clip", "uniform+sybil+rfa"])
+def test_a_weigher_measures_the_packages_of_the_round(tmp_path: Path, weigher: str) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2, 3):
+        bench.add(seed)
+    report = bench.run(weigh=WeighPolicy(by=weigher)).report
+    weights = [record["weight"] for record in report.outcome["merged"]]
+    assert report.outcome["version"] == 1
+    assert len(weights) == 3
+    assert 0.9 < sum(weights) <= 1 + 1e-9
+
+
+def test_too_few_for_a_weigher_is_as_too_few_for_the_quorum(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2, 3):
+        bench.add(seed)
+    outcome = bench.run(weigh=WeighPolicy(by="multikrum")).report.outcome
+    assert outcome["version"] is None
+    assert "at least 5 updates, not 3" in outcome["reason"]
+    assert outcome["waiting"] == 3
+    assert bench.run().report.outcome["version"] == 1
+
+
+@pytest.mark.parametrize("strategy", ["flexlora", "fedrot", "lorafair", "rbla", "zeropad", "fedex"])
+def test_a_round_runs_with_any_rule_for_nodes_that_send_both_factors(
+    tmp_path: Path, strategy: str
+) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2, 3):
+        bench.add(seed)
+    report = bench.run(strategy=strategy).report
+    assert report.outcome["version"] == 1
+    assert bench.registry.manifest(1).strategy == strategy
+
+
+def test_what_a_rule_adds_to_the_base_goes_to_each_node_that_lacks_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        bench.add(seed)
+    bench.run(strategy="fedex")
+    rank, whole = bench.spec.rank, bench.registry.base(1)
+    assert {value.shape[0] for n, value in whole.items() if "lora_A" in n} == {rank}
+    sizes = [len(bench.registry.base_since(version)) for version in (-1, 0, 1)]
+    assert [person.base_bytes for person in bench.people] == [sizes[0]] * 2
+    assert sizes[0] == sizes[1] > 0 == sizes[2]
+
+
 def test_no_reply_stays_in_memory_while_the_next_is_fetched(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     for seed in (1, 2, 3):

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from federation.adapter.instructions import Terms
 from federation.adapter.signing import SigningKey
 from federation.errors import ConfigError, ModelError
 from server.config import ServerConfig, ServerHome, load_config, new_config
 from server.gate import GateRunner, add_documents, load_documents, open_base_of
 from server.registry import Registry
 from server.starting import init, require_ready
+from server.validation import validate
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +133,30 @@ def test_the_gate_measures_each_adapter_and_version_zero_as_the_bare_base(
     modelless = load_config(home).model_copy(update={"model": "nowhere"})
     again = GateRunner(home, modelless, start.spec)
     np.testing.assert_array_equal(first, again.losses(zero))
+
+
+def test_the_gate_measures_what_a_version_adds_to_the_base_and_forgets_it_again(
+    tmp_path: Path, wanted: ServerConfig
+) -> None:
+    home = ServerHome(tmp_path / "server")
+    start = init(home, wanted)
+    key = SigningKey.load(home.signing_key)
+    registry = Registry(home.registry, key, key.public_hex)
+    runner = GateRunner(home, load_config(home), start.spec)
+    zero, rng = registry.arrays(0), np.random.default_rng(1)
+    scale = np.float32(start.spec.scale)
+    # one adapter, once as the pair and once as the base: the same model
+    moved = {n: a + rng.normal(0, 0.05, a.shape).astype(np.float32) for n, a in zero.items()}
+    base = {n: a * scale if n.endswith("lora_B.weight") else a for n, a in moved.items()}
+    plain, as_pair, as_base = runner.losses(zero), runner.losses(moved), runner.losses(zero, base)
+    np.testing.assert_allclose(as_base[:, 0], as_pair[:, 0], rtol=1e-4)
+    shifted = {n: a + np.float32(0.01) for n, a in zero.items()}
+    with_none = GateRunner(home, load_config(home), start.spec).losses(shifted)
+    np.testing.assert_allclose(runner.losses(shifted)[:, 0], with_none[:, 0], rtol=1e-5)
+    assert not np.allclose(plain[:, 0], as_base[:, 0])
+    registry.publish(zero, strategy="flora", terms=Terms(base=base))
+    registry.publish(zero, strategy="flora", terms=Terms(base={}))
+    found = validate(home, "v1", "v0")
+    mean = float((as_base[:, 0] / as_base[:, 1]).mean())
+    assert found["overall"]["after"] == pytest.approx(mean)
+    assert validate(home, "v2", "v0")["overall"]["difference"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +16,18 @@ from client.config import NodeConfig, NodeHome, find_home, load_federation
 from client.cycle import load_data
 from client.outbox import open_outbox
 from client.record import run_folder, run_key
-from federation import durable, padding, protocol
+from federation import durable, padding, protocol, settings
+from federation.adapter.base_delta import add_base
+from federation.adapter.format import initial_arrays
+from federation.adapter.instructions import Terms
 from federation.adapter.manifest import sha256_of
+from federation.adapter.signing import SigningKey
 from federation.protocol import Collect, CollectReply
-from strategies.flower_message import blob_of, body_of, compose
-from tests.adapter_samples import make_spec
+from server.registry import Registry
+from strategies.flower_message import blob_of, blob_record, body_of, compose, with_base
+from tests.adapter_samples import make_spec, random_arrays
 from tests.fake_grid import FakeGrid
-from tests.global_samples import Chain, joined_home, put_package
+from tests.global_samples import Chain, joined_home, make_federation, put_package
 
 SPEC = make_spec(layers=1)
 CONTEXT: Any = None  # the ClientApp keeps its state on disk
@@ -102,3 +108,27 @@ def test_a_package_that_is_gone_is_a_note_and_no_package(home: NodeHome) -> None
     reply = collect(Collect(want=sha256, version=0))
     assert blob_of(reply) is None
     assert body_of(reply, CollectReply).note == "FormatError"
+
+
+def test_what_a_version_adds_to_the_base_rides_beside_it(tmp_path: Path) -> None:
+    key = SigningKey.generate()
+    registry = Registry(tmp_path / "registry", key, key.public_hex)
+    registry.publish(initial_arrays(SPEC, 0), strategy="initial", spec=SPEC)
+    home = find_home()
+    settings.save(make_federation(SPEC, key.public_hex), home.federation)
+    store = AdapterStore(home, load_federation(home))
+    for seed in (1, 2):
+        base = random_arrays(make_spec(layers=1, rank=2), 1)
+        base = add_base(base, random_arrays(make_spec(layers=1, rank=2), 2)) if seed == 2 else base
+        registry.publish(random_arrays(SPEC, seed), strategy="flora", terms=Terms(base=base))
+        held = store.held_version()
+        blob = blob_record(registry.package(seed))
+        body = Collect(version=seed, chain=registry.chain(held))
+        grid = FakeGrid({7: lambda message: client_app.collect(message, CONTEXT)})
+        for record, version in ((blob, held), (with_base(blob, registry.base_since(held)), seed)):
+            message = compose(body, node_id=7, kind="train", ttl_s=60, blob=record)
+            (reply,) = grid.send_and_receive([message])
+            assert body_of(reply, CollectReply).held_version == version
+        current = store.current()
+        assert current is not None
+        assert all((current.base[name] == base[name]).all() for name in base)

@@ -24,6 +24,7 @@ from client.config import (
     write_default,
 )
 from client.cycle import plan_of
+from client.sharing import SharingSettings
 from federation.errors import ConfigError, PermissionsError
 from federation.tor.settings import TorSettings
 from rag.ingest.feed_settings import FeedSettings
@@ -60,6 +61,7 @@ OTHER_VALUES: dict[str, Any] = {
     "answer_style": "extractive",
     "memory_path": "elsewhere/said.sqlite",
     "memory_days": 30,
+    "sharing": SharingSettings(max_rank=2, proximal_mu=0.1, clip_norm=1.0, noise_multiplier=0.5),
     "feeds": FeedSettings(topics=("ia",), languages=("es",), max_items=9, allow_loopback=True),
 }
 ONION = f"{'a' * 51}m2dqd.onion"
@@ -87,7 +89,11 @@ def write(home: NodeHome, **values: object) -> None:
 
 
 def as_json(value: Any) -> Any:
-    return value.model_dump() if isinstance(value, TorSettings | FeedSettings) else value
+    return (
+        value.model_dump()
+        if isinstance(value, TorSettings | FeedSettings | SharingSettings)
+        else value
+    )
 
 
 def test_every_key_has_a_case_here() -> None:
@@ -107,6 +113,11 @@ def test_each_training_key_reaches_the_plan(key: str) -> None:
     config = NodeConfig.model_validate({key: OTHER_VALUES[key]})
     assert getattr(plan_of(config), key) == OTHER_VALUES[key]
     assert plan_of(config) != plan_of(NodeConfig())
+
+
+def test_the_pull_toward_the_global_adapter_reaches_the_plan() -> None:
+    config = NodeConfig.model_validate({"sharing": {"proximal_mu": 0.25}})
+    assert plan_of(config).proximal_mu == 0.25
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "epochs", "data", "model"])

@@ -16,9 +16,14 @@ from client.cli import run
 from client.config import NodeConfig, NodeHome, load_federation
 from client.outbox import Entry, open_outbox
 from client.record import latest_run
+from client.sharing import SharingSettings
 from client.training_plan import Progress
 from federation import durable, settings
+from federation.adapter.delta import decode_tensor
 from federation.adapter.format import AdapterSpec
+from federation.adapter.instructions import Instructions
+from federation.adapter.package import open_package
+from federation.adapter.parts import at_rank, only
 from federation.errors import (
     BaseMismatchError,
     ConfigError,
@@ -302,3 +307,75 @@ def test_the_commands_end_to_end(home: NodeHome, capsys: pytest.CaptureFixture[s
     assert run(["outbox", "show", "zz", *at]) == 2
     capsys.readouterr()
     assert ask("doctor", "--model")["ok"] is True
+
+
+def told(home: NodeHome, chain: Chain, asks: Instructions) -> Chain:
+    """The node holds a version 1 that asks for this."""
+    later = Chain(chain.spec, chain.key)
+    later.manifests, later.packages = list(chain.manifests[:1]), list(chain.packages[:1])
+    later.publish(asks=asks)
+    AdapterStore(home, load_federation(home)).install(later.packages[1], later.texts(0))
+    return later
+
+
+def sent(home: NodeHome, config: NodeConfig, today: date = MONDAY) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in the package of a contribution."""
+    entry = cycle.contribute(home, config, today=lambda: today)
+    assert entry is not None
+    data = package_of(home, entry)
+    tensors = open_package(data, max_bytes=len(data)).tensors
+    return {name: tensors.shape(name) for name in tensors.names()}
+
+
+def test_a_node_sends_the_factor_that_its_version_asks_for(home: NodeHome, chain: Chain) -> None:
+    told(home, chain, Instructions(trains="B"))
+    assert sent(home, CONFIG) == only(chain.spec.shapes, "B")
+
+
+def test_what_a_node_keeps_at_home_is_what_it_goes_on_with_and_chats_with(
+    home: NodeHome, chain: Chain
+) -> None:
+    told(home, chain, Instructions(sends="A"))
+    store = AdapterStore(home, load_federation(home))
+    assert sent(home, CONFIG) == only(chain.spec.shapes, "A")
+    trained, current = latest_run(home.runs).load_adapter(), store.current()
+    assert trained is not None
+    assert current is not None
+    for name in only(chain.spec.shapes, "B"):
+        assert (current.arrays[name] == trained[name]).all()
+        assert current.arrays[name].any()
+    own = home.own_factor
+    own.write_bytes(own.read_bytes()[:-8])
+    damaged = store.current()
+    assert damaged is not None
+    assert not any(damaged.arrays[name].any() for name in only(chain.spec.shapes, "B"))
+
+
+def test_max_rank_is_kept_where_the_rule_allows_it_and_said_where_not(
+    home: NodeHome, chain: Chain
+) -> None:
+    small = CONFIG.model_copy(update={"sharing": SharingSettings(max_rank=1)})
+    with pytest.raises(ConfigError, match="less than rank 2"):
+        cycle.contribute(home, small, today=lambda: MONDAY)
+    told(home, chain, Instructions(any_rank=True))
+    assert sent(home, small) == at_rank(chain.spec, 1).shapes
+    wide = CONFIG.model_copy(update={"sharing": SharingSettings(max_rank=64)})
+    assert sent(home, wide) == chain.spec.shapes
+
+
+@pytest.mark.privacy
+def test_noise_that_the_owner_wants_is_on_what_leaves_and_the_owner_hears_what_it_is_worth(
+    home: NodeHome, chain: Chain
+) -> None:
+    said: list[str] = []
+    sharing = SharingSettings(clip_norm=10.0, noise_multiplier=1.0)
+    blurred = CONFIG.model_copy(update={"sharing": sharing})
+    entry = cycle.contribute(
+        home, blurred, report=lambda progress: said.append(progress.note), today=lambda: MONDAY
+    )
+    assert entry is not None
+    data = package_of(home, entry)
+    tensors = open_package(data, max_bytes=len(data)).tensors
+    for name in chain.spec.shapes:
+        assert decode_tensor(tensors, name, "bf16").std() > 5.0  # training alone moves by 0.01
+    assert any("epsilon" in note for note in said)

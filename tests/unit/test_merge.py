@@ -165,7 +165,7 @@ def test_an_update_cannot_be_merged_twice() -> None:
 
 def test_a_rule_that_breaks_the_adapter_is_an_error() -> None:
     spec = make_spec()
-    start = initial_arrays(spec, 0)
+    start, update = initial_arrays(spec, 0), MemoryUpdate("1" * 64, typical_delta(spec, 1))
 
     def truncates(pairs: Any, weights: Any, previous: Pair, ctx: Any) -> Out:
         return Out(Pair(previous.A[:1], previous.B[:, :1], previous.scale))
@@ -175,7 +175,7 @@ def test_a_rule_that_breaks_the_adapter_is_an_error() -> None:
 
     for rule, message in ((truncates, "shape"), (edits_base, "base")):
         with pytest.raises(ValueError, match=message):
-            merge([], np.empty(0), start, spec, rule, make_context(spec))
+            merge([update], np.ones(1), start, spec, rule, make_context(spec))
 
 
 def test_values_too_large_for_f32_do_not_stop_the_merge() -> None:

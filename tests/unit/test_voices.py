@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from federation.adapter.format import AdapterSpec, Arrays
+from federation.adapter.parts import at_rank
 from federation.model import adapted
 from federation.model.choose import BaseChoice
 from federation.model.load import Loaded, load_base
@@ -69,6 +70,25 @@ def test_voices_written_in_turn_say_what_each_says_alone(folder: Path) -> None:
     columns = zip(*zip_longest(*map(said, made)), strict=True)
     assert [[token for token in column if token is not None] for column in columns] == [
         alone[0], alone[1], alone[2]]  # fmt: skip
+
+
+def test_a_voice_with_a_base_delta_speaks_as_when_both_are_attached(folder: Path) -> None:
+    loaded = load(folder)
+    spec = adapted.spec_of(loaded, rank=2, alpha=4)
+    base = drawn(at_rank(spec, 1), 7)
+    adapted.attach(loaded, spec, drawn(spec, 1), trainable=False, base=base)
+    whole = [piece.token for piece in speak(loaded, PROMPT, GREEDY)]
+    voices = Voices(load(folder))
+    bare = list(said(voices.base))
+    plain = voices.add("plain", spec, drawn(spec, 1))
+    raised = voices.add("raised", spec, drawn(spec, 1), base)
+    assert list(said(raised)) == whole
+    assert list(said(plain)) == tokens_with(folder, 1) != whole
+    del plain, raised
+    gc.collect()
+    voices.sweep()
+    assert voices.names() == []
+    assert list(said(voices.base)) == bare
 
 
 def test_an_adapter_stays_on_while_its_voice_is_held_and_goes_afterwards(folder: Path) -> None:

@@ -1,0 +1,48 @@
+"""Parts of an adapter: one factor of it, or its leading rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from federation.adapter.format import A, AdapterSpec, Arrays, B
+from federation.adapter.instructions import Factors
+from federation.errors import FormatError
+
+T = TypeVar("T")
+
+
+def only(tensors: Mapping[str, T], factors: Factors) -> dict[str, T]:
+    """Return those entries whose tensor is of `factors`, in their order."""
+    endings = tuple({"A": A, "B": B}[factor] for factor in factors)
+    return {name: value for name, value in tensors.items() if name.endswith(endings)}
+
+
+def at_rank(spec: AdapterSpec, rank: int) -> AdapterSpec:
+    """Return the spec of the leading `rank` rows of A and columns of B, with the same scale.
+
+    Raises:
+        FormatError: `rank` is not within 1 … the spec's.
+    """
+    if not 1 <= rank <= spec.rank:
+        raise FormatError(f"rank {rank} is not within 1…{spec.rank}")
+    if rank == spec.rank:
+        return spec
+    shapes = {
+        name: (rank, columns) if name.endswith(A) else (rows, rank)
+        for name, (rows, columns) in spec.shapes.items()
+    }
+    alpha = spec.scale * (math.sqrt(rank) if spec.rslora else rank)
+    return replace(spec, rank=rank, alpha=alpha, shapes=shapes)
+
+
+def leading(arrays: Mapping[str, np.ndarray], spec: AdapterSpec) -> Arrays:
+    """Return copies of the leading rows of A and columns of B that `spec` has room for."""
+    return {
+        name: np.array(arrays[name][:rows, :columns], np.float32)
+        for name, (rows, columns) in spec.shapes.items()
+    }

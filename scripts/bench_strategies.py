@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Measure the rules and the Gram matrix beside stock Flower's strategies, in one run.
+
+    OPENBLAS_NUM_THREADS=1 python scripts/bench_strategies.py --repeat 3
+
+Three tables, in CPU seconds of the whole process (medians; sides take turns):
+
+    flexlora   redistribution: `--modules` of 2048 x 2048, `--clients` clients, r = 8, in memory
+    gram       of 32 adapters of `--megabytes`, bf16 in memory
+    rules      each rule over the same 32 adapters, and stock Flower's FedAvg, FedMedian and Krum
+
+Stock Flower gets f32 arrays that are in memory already; ours decode bf16 as they go. Its median and
+Krum act on factors, which breaks the product: they stand here for their speed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from bench_merge import adapter_spec
+
+from federation.adapter.delta import rank_axis, to_bf16
+from federation.adapter.format import AdapterSpec, initial_arrays
+from federation.adapter.tensors import Arrays
+from strategies.catalogue import RULES
+from strategies.coded import Coded
+from strategies.merge import merge_all
+from strategies.pairs import ClientPair, Pair, gram
+from strategies.rule import Ctx
+from strategies.rules.flexlora import flexlora
+from strategies.weighers import WEIGHERS
+
+SIDE, RANK = 2048, 8
+
+
+@dataclass(frozen=True)
+class Bf16Update:
+    """One node's change as bf16 bits in memory."""
+
+    sha256: str
+    bits: dict[str, np.ndarray]
+
+    def coded(self, name: str) -> Coded:
+        """Tensor `name`, read when needed."""
+        return Coded.of(self.bits[name], None, rank_axis(name))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark and print its tables."""
+    options = parse(arguments)
+    report = measure(options)
+    if options.json:
+        print(json.dumps(report, indent=2))
+        return
+    for table, rows in report.items():
+        print(table)
+        for name, row in rows.items():
+            print(f"  {name:24}{row['cpu_seconds']:9.3f} s {row.get('gb_per_cpu_second', 0):8.2f}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of this benchmark."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--modules", type=int, default=44)
+    parser.add_argument("--clients", type=int, default=10, help="of the flexlora table")
+    parser.add_argument("--adapters", type=int, default=32, help="of the other tables")
+    parser.add_argument("--megabytes", type=float, default=17.7, help="one adapter in f32")
+    parser.add_argument("--repeat", type=int, default=3, help="medians over this many")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args(arguments)
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
+    """Return CPU seconds, and GB of f32 per CPU second, by table and side."""
+    spec = adapter_spec(options.megabytes)
+    current = initial_arrays(spec, 0)
+    updates = [_update(spec, index) for index in range(options.adapters)]
+    size = options.adapters * spec.tensor_bytes
+    sides = _rules(updates, current, spec) | _stock(updates, current)
+    return {
+        "flexlora": _time({"redistribution": _redistribution(options)}, options.repeat, 0),
+        "gram": _time(_geometry(updates, current, spec), options.repeat, size),
+        "rules": _time(sides, options.repeat, size),
+    }
+
+
+def _redistribution(options: argparse.Namespace) -> Callable[[], None]:
+    rng = np.random.default_rng(0)
+
+    def factor(shape: tuple[int, int], size: float) -> np.ndarray:
+        return rng.normal(0, size, shape).astype(np.float32)
+
+    previous = Pair(factor((RANK, SIDE), 0.02), factor((SIDE, RANK), 0.02), 2.0)
+    clients = [
+        ClientPair(
+            previous,
+            Coded.of(to_bf16(factor((RANK, SIDE), 1e-3)), None, 0),
+            Coded.of(to_bf16(factor((SIDE, RANK), 1e-3)), None, 1),
+        )
+        for _ in range(options.clients)
+    ]
+    weights = np.full(options.clients, 1.0 / options.clients)
+
+    def run() -> None:
+        for _ in range(options.modules):
+            flexlora(clients, weights, previous, _context(RANK))
+
+    return run
+
+
+def _geometry(
+    updates: list[Bf16Update], current: Arrays, spec: AdapterSpec
+) -> dict[str, Callable[[], Any]]:
+    matrix = gram(updates, current, spec)
+    weights = np.full(len(updates), 1.0 / len(updates))
+    sides: dict[str, Callable[[], Any]] = {"gram": lambda: gram(updates, current, spec)}
+    for weigher in WEIGHERS:
+        sides[weigher.name] = lambda found=weigher: found.weigh(matrix, weights)
+    return sides
+
+
+def _rules(
+    updates: list[Bf16Update], current: Arrays, spec: AdapterSpec
+) -> dict[str, Callable[[], Any]]:
+    weights = np.full(len(updates), 1.0 / len(updates))
+
+    def side(reduce: Any) -> Callable[[], Any]:  # noqa: ANN401 - a Reducer
+        return lambda: merge_all(updates, weights, current, spec, reduce, _context(spec.rank))
+
+    return {f"ours, {rule.name}": side(rule.reduce) for rule in RULES}
+
+
+def _stock(updates: list[Bf16Update], current: Arrays) -> dict[str, Callable[[], Any]]:
+    from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+    from flwr.serverapp.strategy import FedAvg, FedMedian, Krum
+
+    held = []
+    for update in updates:
+        arrays = {n: Array(v + update.coded(n).decode()) for n, v in current.items()}
+        held.append((arrays, MetricRecord({"num-examples": 1})))
+
+    def side(kind: Any, **values: Any) -> Callable[[], Any]:  # noqa: ANN401 - Flower's classes
+        def run() -> None:
+            # records anew, of the same arrays: the median empties what it is given
+            replies = [_reply(RecordDict({"arrays": ArrayRecord(a), "m": m})) for a, m in held]
+            kind(**values).aggregate_train(1, replies)
+
+        return run
+
+    krum = side(Krum, num_malicious_nodes=max(1, len(updates) // 4))
+    return {
+        "flwr, FedAvg": side(FedAvg),
+        "flwr, FedMedian": side(FedMedian),
+        "flwr, Krum": krum,
+    }
+
+
+def _reply(content: Any) -> Any:  # noqa: ANN401 - as much of a Message as Flower's strategies ask
+    """Stand in for a Message, which is made only inside a run."""
+    place = SimpleNamespace(src_node_id=1)
+    return SimpleNamespace(
+        content=content, has_content=lambda: True, has_error=lambda: False, metadata=place
+    )
+
+
+def _update(spec: AdapterSpec, index: int) -> Bf16Update:
+    rng = np.random.default_rng(index)
+    bits = {
+        name: to_bf16(rng.normal(0, 1e-3, shape).astype(np.float32))
+        for name, shape in spec.shapes.items()
+    }
+    return Bf16Update(f"{index:064x}", bits)
+
+
+def _context(rank: int) -> Ctx:
+    return Ctx(round=1, rank=rank, rng=np.random.default_rng(0))
+
+
+def _time(
+    sides: dict[str, Callable[[], Any]], repeat: int, size: int
+) -> dict[str, dict[str, float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeat):
+        for name, run in sides.items():
+            began = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - began)
+    found = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        name: {"cpu_seconds": median, "gb_per_cpu_second": size / 1e9 / max(median, 1e-9)}
+        for name, median in found.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

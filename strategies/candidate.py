@@ -1,0 +1,122 @@
+"""From the updates that passed the screen to a candidate: weigh, reduce, step, blur."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.adapter.base_delta import add_base, compact
+from federation.adapter.format import AdapterSpec
+from federation.adapter.tensors import Arrays
+from federation.errors import ConfigError
+from strategies.books import Bases, Memory
+from strategies.catalogue import find
+from strategies.central_noise import SHARE, Noise, private_weights
+from strategies.merge import Merged, merge_all
+from strategies.optimiser import State, find_optimiser, take_step
+from strategies.pairs import Update, gram
+from strategies.policy import RoundPolicy
+from strategies.rule import Ctx
+from strategies.screen import Accepted
+from strategies.weigh import weights_for
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a round begins.
+
+    Attributes:
+        spec: of the adapters.
+        version: current one.
+        current: its weights.
+        base: what it adds to the base model.
+        memory: what rounds remember.
+    """
+
+    spec: AdapterSpec
+    version: int
+    current: Mapping[str, F32]
+    base: Arrays
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a round proposes.
+
+    Attributes:
+        arrays: the next adapter.
+        bases: what the current version and this one add to the base model.
+        shares: one per update, as they may be told.
+        moments: what the server optimiser remembers of it.
+        spent: privacy spent so far, as JSON; empty without.
+    """
+
+    arrays: Arrays
+    bases: Bases
+    shares: F64
+    moments: dict[str, State] = field(default_factory=dict)
+    spent: dict[str, Any] = field(default_factory=dict)
+
+
+def make(
+    policy: RoundPolicy, accepted: Sequence[Accepted], updates: Sequence[Update], place: Place
+) -> Candidate:
+    """Merge `updates`, which the screen accepted, in the order of `accepted`.
+
+    Raises:
+        RoundError: too few for a weigher.
+        ConfigError: the policy needs a memory, and there is none.
+    """
+    if policy.privacy is not None:
+        return _blurred(policy, updates, place)
+    weights = weights_for(accepted, policy.weigh, lambda: gram(updates, place.current, place.spec))
+    merged = _merged(policy, updates, weights, place)
+    return _stepped(policy, merged, place, weights)
+
+
+def _blurred(policy: RoundPolicy, updates: Sequence[Update], place: Place) -> Candidate:
+    privacy, memory = policy.privacy, _memory(place, "privacy")
+    assert privacy is not None  # noqa: S101 - the caller looked
+    factors = find(policy.strategy).traits.asks(place.version + 1).sends
+    weights = private_weights(updates, privacy, place.spec, factors)
+    rng = np.random.default_rng(secrets.randbits(256))
+    noise = Noise(privacy, len(updates), place.spec, factors, rng)
+    spent = memory.spend(privacy)
+    merged = _merged(policy, [*updates, noise], np.append(weights, SHARE), place)
+    # a share that showed how far an update was clipped would tell its length
+    shares = np.full(len(updates), 1.0 / len(updates))
+    return replace(_stepped(policy, merged, place, shares), spent=spent)
+
+
+def _merged(policy: RoundPolicy, updates: Sequence[Update], weights: F64, place: Place) -> Merged:
+    number = place.version + 1
+    rng = np.random.default_rng((policy.seed, number))
+    context = Ctx(round=number, rank=place.spec.rank, rng=rng)
+    reduce = find(policy.strategy).reduce
+    return merge_all(updates, weights, place.current, place.spec, reduce, context)
+
+
+def _stepped(policy: RoundPolicy, merged: Merged, place: Place, shares: F64) -> Candidate:
+    after = compact(add_base(place.base, merged.base), place.spec) if merged.base else place.base
+    bases = Bases(place.base, after)
+    optimiser = find_optimiser(policy.optimiser)
+    if optimiser is None:
+        return Candidate(merged.adapter, bases, shares)
+    before = _memory(place, optimiser.name).moments(place.version, optimiser.name)
+    stepped = take_step(optimiser, place.current, merged.adapter, before, policy.step)
+    return Candidate(stepped.adapter, bases, shares, stepped.state)
+
+
+def _memory(place: Place, what: str) -> Memory:
+    if place.memory is None:
+        raise ConfigError(f"'{what}' needs a memory of earlier rounds, and there is none")
+    return place.memory
