@@ -73,6 +73,8 @@ class NodeAnswers:
             stamps = self._look()
             if stamps != self._stamps and self._renew(stamps):
                 self._made, self._stamps = {}, stamps
+            if self._model is not None:
+                self._model.sweep()
             if adapter not in self._made:
                 self._made[adapter] = self._open(adapter=adapter)
             return self._made[adapter]

@@ -111,6 +111,11 @@ class NodeModel:
             self._lock.release()
         return True
 
+    def sweep(self) -> None:
+        """Take off the adapters that no answer is written with any more."""
+        if self._loaded is not None:
+            self._loaded.voices.sweep()
+
     def bind(self, *, adapter: bool) -> Bound:
         """Load the model if it is not yet, and say what writes now."""
         with self._lock:
@@ -166,7 +171,7 @@ class _Loaded:
     ) -> None:
         self.prompts = prompts
         self.refused = ""
-        self._voices, self._spec, self._named = voices, spec, named
+        self.voices, self._spec, self._named = voices, spec, named
         self.base = self.active = Bound(voices.base, named(None))
         self._base_stutters: bool | None = None
 
@@ -184,7 +189,6 @@ class _Loaded:
             self._take(wanted.adapters[0])
         else:
             self.active = self.base
-        self._voices.sweep()
 
     def _take(self, adapter: Global) -> bool:
         model = self._named(adapter)
@@ -206,7 +210,7 @@ class _Loaded:
     def _voice(self, adapter: Global) -> Voice:
         assert self._spec is not None  # noqa: S101 - there are adapters only for who joined
         name = f"v{adapter.version}-{adapter.sha256[:16]}"
-        return self._voices.add(name, self._spec, adapter.arrays, adapter.base)
+        return self.voices.add(name, self._spec, adapter.arrays, adapter.base)
 
     def _fault(self, voice: Voice) -> str:
         """What is wrong with its first words; a base that stutters itself is no measure."""

@@ -85,10 +85,12 @@ def test_an_answer_ends_with_the_adapter_it_began_with_and_the_next_one_has_the_
     assert [*begun, *(piece.token for piece in writing)] == whole
     assert model.prompts is prompts  # the base was not loaded again
     assert said(model.writer()) == other
-    del old, writing
-    assert model.follow()
     assert model._loaded is not None
-    assert [name[:2] for name in model._loaded._voices.names()] == ["v1"]
+    model.sweep()
+    assert [name[:2] for name in model._loaded.voices.names()] == ["v0", "v1"]
+    del old, writing
+    model.sweep()
+    assert [name[:2] for name in model._loaded.voices.names()] == ["v1"]
 
 
 def test_the_base_alone_writes_as_if_there_were_no_adapter(node: Node, tmp_path: Path) -> None:

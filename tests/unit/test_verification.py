@@ -16,6 +16,7 @@ from client.chat_model import NodeModel
 from client.config import NodeConfig, NodeHome, load_federation
 from client.library import NodeSearch
 from client.verification import Report, Row, _Judgement, mini_corpus, run
+from federation.adapter.format import AdapterSpec
 from federation.errors import FormatError
 from federation.model import adapted
 from federation.model.choose import BaseChoice, identity
@@ -121,13 +122,19 @@ def test_an_answer_is_judged_by_what_it_cites_and_says(search: NodeSearch) -> No
     ]
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AdapterSpec]:
+    folder = make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+    loaded = load_base(BaseChoice("tiny", folder, None, identity(folder)), device="cpu")
+    return folder, adapted.spec_of(loaded, rank=1, alpha=1)
+
+
 class Judged:
     """A node with two versions and a check that answers as it is told: name → whether it passes."""
 
-    def __init__(self, folder: Path, versions: int) -> None:
-        model = make_tiny_llama(folder / "tiny")
-        loaded = load_base(BaseChoice("tiny", model, None, identity(model)), device="cpu")
-        chain = Chain(adapted.spec_of(loaded, rank=1, alpha=1))
+    def __init__(self, folder: Path, base: tuple[Path, AdapterSpec], versions: int) -> None:
+        model, spec = base
+        chain = Chain(spec)
         self.home: NodeHome = joined_home(folder / "node", chain)
         self.store = AdapterStore(self.home, load_federation(self.home))
         for _n in range(versions):
@@ -152,8 +159,10 @@ class Judged:
         return {each.version: each.reason for each in load_verdicts(self.home).of.values()}
 
 
-def test_a_new_version_that_breaks_what_the_one_before_could_do_is_put_back(tmp_path: Path) -> None:
-    node = Judged(tmp_path, 2)
+def test_a_new_version_that_breaks_what_the_one_before_could_do_is_put_back(
+    tmp_path: Path, base: tuple[Path, AdapterSpec]
+) -> None:
+    node = Judged(tmp_path, base, 2)
     refused, note = node.settle(v1=False, v0=True)
     assert refused == "global@v1"
     assert "goes back from global@v1 to global@v0: x: broken" in note
@@ -164,22 +173,28 @@ def test_a_new_version_that_breaks_what_the_one_before_could_do_is_put_back(tmp_
     assert node.reasons() == {1: "x: broken"}
 
 
-def test_the_first_version_goes_back_to_the_base(tmp_path: Path) -> None:
-    node = Judged(tmp_path, 1)
+def test_the_first_version_goes_back_to_the_base(
+    tmp_path: Path, base: tuple[Path, AdapterSpec]
+) -> None:
+    node = Judged(tmp_path, base, 1)
     assert node.settle(v0=False, base=True)[0] == "global@v0"
     node.model.follow()
     assert node.model.writer().model.adapter == ""
 
 
-def test_what_fails_with_the_version_before_too_is_no_fault_of_the_new_one(tmp_path: Path) -> None:
-    node = Judged(tmp_path, 2)
+def test_what_fails_with_the_version_before_too_is_no_fault_of_the_new_one(
+    tmp_path: Path, base: tuple[Path, AdapterSpec]
+) -> None:
+    node = Judged(tmp_path, base, 2)
     assert node.settle(v1=False, v0=False) == (
         "", "What was there before fails too: the fault lies elsewhere.")  # fmt: skip
     assert node.reasons() == {}
 
 
-def test_a_version_that_passed_once_is_kept_when_it_fails_later(tmp_path: Path) -> None:
-    node = Judged(tmp_path, 2)
+def test_a_version_that_passed_once_is_kept_when_it_fails_later(
+    tmp_path: Path, base: tuple[Path, AdapterSpec]
+) -> None:
+    node = Judged(tmp_path, base, 2)
     assert node.settle(v1=True) == ("", "")
     assert node.reasons() == {1: ""}
     assert node.settle(v1=False, v0=True)[0] == ""

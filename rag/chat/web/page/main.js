@@ -30,7 +30,7 @@ async function begin() {
 async function state() {
   const held = await call("GET", "/api/health");
   if (!held.model) throw new Error("login");
-  const parts = [held.node.adapter || held.model.base, held.node.joined ? (held.node.running ? t("running") : t("notRunning")) : t("notJoined")];
+  const parts = [held.model.adapter || held.model.base, held.node.joined ? (held.node.running ? t("running") : t("notRunning")) : t("notJoined")];
   $("node-text").textContent = parts.filter(Boolean).join(" · ");
   $("adapter-choice").hidden = !held.model.adapter;
   if (!held.model.adapter) $("adapter").value = "network";
