@@ -16,7 +16,7 @@ from federation.adapter.tensors import Arrays
 from federation.errors import ConfigError
 from strategies.books import Bases, Memory
 from strategies.catalogue import find
-from strategies.central_noise import SHARE, Noise, private_weights
+from strategies.central_noise import SHARE, Noise, Privacy, private_weights
 from strategies.merge import Merged, merge_all
 from strategies.optimiser import State, find_optimiser, take_step
 from strategies.pairs import Update, gram
@@ -77,15 +77,16 @@ def make(
         ConfigError: the policy needs a memory, and there is none.
     """
     if policy.privacy is not None:
-        return _blurred(policy, updates, place)
+        return _blurred(policy, policy.privacy, updates, place)
     weights = weights_for(accepted, policy.weigh, lambda: gram(updates, place.current, place.spec))
     merged = _merged(policy, updates, weights, place)
     return _stepped(policy, merged, place, weights)
 
 
-def _blurred(policy: RoundPolicy, updates: Sequence[Update], place: Place) -> Candidate:
-    privacy, memory = policy.privacy, _memory(place, "privacy")
-    assert privacy is not None  # noqa: S101 - the caller looked
+def _blurred(
+    policy: RoundPolicy, privacy: Privacy, updates: Sequence[Update], place: Place
+) -> Candidate:
+    memory = _memory(place, "privacy")
     factors = find(policy.strategy).traits.asks(place.version + 1).sends
     weights = private_weights(updates, privacy, place.spec, factors)
     rng = np.random.default_rng(secrets.randbits(256))

@@ -189,7 +189,7 @@ class Round:
         )
         traits = find(policy.strategy).traits
         wanted = traits.asks(self.shelf.current + 1)
-        limits = replace(policy.screen, sends=wanted.sends, keeps_home=bool(traits.keeps))
+        limits = replace(policy.screen, asks=wanted, keeps_home=bool(traits.keeps))
         if policy.privacy is not None:  # what one node sends must not change another's share
             limits = replace(limits, sizes=SizePolicy(clip_z=math.inf, reject_outliers=False))
         screened = screen_updates(updates, self.spec, current, limits, history)

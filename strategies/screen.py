@@ -37,7 +37,7 @@ class ScreenPolicy:
         max_rms: refuse when a factor moves by more than this per value (root mean square).
         gauge_safe: the rule does not depend on the gauge: leave factor space out.
         sizes: limits of the comparison of norms.
-        sends: the factors that the rule of this round merges.
+        asks: what the rule of this round wants of updates.
         keeps_home: nodes keep the other one: an update alone has no change of dW.
     """
 
@@ -45,7 +45,7 @@ class ScreenPolicy:
     max_rms: float = 1.0
     gauge_safe: bool = False
     sizes: SizePolicy = field(default_factory=SizePolicy)
-    sends: Factors = "AB"
+    asks: Instructions = BOTH
     keeps_home: bool = False
 
 
@@ -185,11 +185,11 @@ def _check_structure(
     manifest = update.manifest
     asked = history.instructions.get(manifest.global_version, BOTH)
     refusal = check_update(update.package, spec, node=update.node, public_key=key, asked=asked)
-    return refusal or _check_version(manifest, policy, history)
+    return refusal or _check_version(manifest, spec, policy, history)
 
 
 def _check_version(
-    manifest: PackageManifest, policy: ScreenPolicy, history: ScreenHistory
+    manifest: PackageManifest, spec: AdapterSpec, policy: ScreenPolicy, history: ScreenHistory
 ) -> Refusal | None:
     version, current = manifest.global_version, history.current_version
     if version > current:
@@ -199,10 +199,19 @@ def _check_version(
         return Refusal("stale", f"trained from {behind}; at most {policy.max_staleness} are taken")
     if history.versions.get(version, manifest.global_sha256) != manifest.global_sha256:
         return Refusal("version", f"trained from another v{version} than this federation's")
-    if manifest.factors != policy.sends:
-        return Refusal(
-            "stale", f"v{version} asked for {manifest.factors}, this round merges {policy.sends}"
-        )
+    return _check_rule(manifest, spec, policy, history)
+
+
+def _check_rule(
+    manifest: PackageManifest, spec: AdapterSpec, policy: ScreenPolicy, history: ScreenHistory
+) -> Refusal | None:
+    """Refuse what was made for a rule that wanted something else than this round's."""
+    asked, wanted = history.instructions.get(manifest.global_version, BOTH), policy.asks
+    if (asked.trains, asked.sends) != (wanted.trains, wanted.sends):
+        version = f"v{manifest.global_version} asked for {asked.sends} of {asked.trains}"
+        return Refusal("stale", f"{version}, this round for {wanted.sends} of {wanted.trains}")
+    if manifest.rank != spec.rank and not wanted.any_rank:
+        return Refusal("stale", f"rank {manifest.rank}; this round takes {spec.rank} alone")
     return None
 
 

@@ -12,7 +12,7 @@ import pytest
 from client.packaging import make_package
 from federation import accountant
 from federation.adapter.format import Arrays, initial_arrays
-from federation.adapter.parts import only
+from federation.adapter.parts import at_rank, leading, only
 from federation.errors import FormatError
 from server.config import ServerConfig, ServerHome
 from server.registry import Registry
@@ -181,6 +181,23 @@ def test_with_noise_no_update_is_judged_by_the_size_of_others(
     assert (loud.node in merged) is (privacy is not None)
     if privacy is not None:
         assert set(merged.values()) == {1 / 7}
+
+
+def test_a_lower_rank_that_an_earlier_rule_allowed_is_refused_by_one_for_whole_adapters(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    tell_nodes(bench.registry, find("flexlora"))
+    small, whole = bench.add(1), bench.add(2, **origin(bench.registry, 1))
+    facts = replace(FACTS, **origin(bench.registry, 1))
+    cut = at_rank(bench.spec, 2)
+    start = leading(bench.current(), cut)
+    trained = {name: value + np.float32(0.01) for name, value in start.items()}
+    small.package = make_package(trained, start, cut, facts, small.key)[0]
+    tell_nodes(bench.registry, find("fedit"))
+    outcome = bench.run(strategy="fedit").report.outcome
+    assert [(r["node"], r["code"]) for r in outcome["refused"]] == [(small.node, "stale")]
+    assert [record["node"] for record in outcome["merged"]] == [whole.node]
 
 
 def test_a_change_of_rule_is_told_to_nodes_by_one_more_version(tmp_path: Path) -> None:
