@@ -83,9 +83,7 @@ def test_embedding_goes_on_after_a_stop(home: NodeHome, encoder: Path) -> None:
         assert opened.stats().missing == 0
 
 
-def test_new_items_are_found_by_a_running_reader_at_once(
-    home: NodeHome, encoder: Path
-) -> None:
+def test_new_items_are_found_by_a_running_reader_at_once(home: NodeHome, encoder: Path) -> None:
     with library(home, encoder) as reader:
         reader.follow()
         reader.keep_up()

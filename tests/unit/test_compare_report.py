@@ -1,0 +1,227 @@
+"""`flower-server compare` in the lab: its report, its files, going on, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from typer.testing import CliRunner
+
+from federation.errors import ConfigError, ConscienceError, UsageError
+from federation.ledger import tracker
+from server.cli import app
+from server.compare import grid
+from server.compare.comparison import Place, Telling, compare
+from strategies.compare.federate import federate
+from strategies.compare.figures import tabulate
+from strategies.compare.lab import Lab
+from strategies.compare.setting import Setting
+from strategies.compare.trends import Claim, judge
+
+pytestmark = pytest.mark.strategies
+SMALL = Setting(rounds=1, steps=3)
+FEW = ["--strategies", "fedit,flora,ffa", "--set", "rounds=1", "--set", "steps=3"]
+
+
+def run(folder: Path, *options: str) -> str:
+    arguments = ["compare", "--out", str(folder), "--no-mlflow", *options]
+    answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
+def records(*settings: Setting) -> list[dict[str, Any]]:
+    return [federate(Lab(each), each).to_json() for each in settings]
+
+
+def cell_times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "cells").glob("*.json")}
+
+
+def without_times(path: Path) -> str:
+    return re.sub(r'"server_s": [0-9.e-]+', "", path.read_text(encoding="utf-8"))
+
+
+def test_a_comparison_leaves_a_table_and_a_page_that_loads_nothing(tmp_path: Path) -> None:
+    attacks = ["--attacks", "none,sign:0.25:3"]
+    told = json.loads(run(tmp_path, *FEW, "--seeds", "2", "--json", *attacks))
+    assert {row["arm"] for row in told["rows"]} == {"fedit", "flora", "ffa"}
+    assert told["unfair"] == []
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 5  # two a panel, and one of attacks
+    assert not re.search(r"https?://|<script|src='(?!data:)", page)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    for word in ("shift:1", "Holm", "| flora |", "## Attacks", "sign:0.25:3", "different bytes"):
+        assert word in text
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == told["rows"]
+
+
+def test_two_comparisons_with_the_same_seeds_are_the_same(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        run(tmp_path / name, *FEW, "--seeds", "2")
+    one, other = (without_times(tmp_path / name / "table.json") for name in ("one", "other"))
+    assert one == other
+
+
+def test_a_comparison_goes_on_with_what_is_there(tmp_path: Path) -> None:
+    run(tmp_path, *FEW, "--seeds", "1")
+    before = cell_times(tmp_path)
+    damaged = tmp_path / "cells" / min(before)
+    damaged.write_text("{", encoding="utf-8")
+    run(tmp_path, *FEW, "--seeds", "2", "--resume")
+    after = cell_times(tmp_path)
+    assert len(after) == 2 * len(before)
+    kept = [name for name in before if name != damaged.name]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert json.loads(damaged.read_text(encoding="utf-8"))["rounds"]
+
+
+def test_results_are_not_mixed_unless_asked_for(tmp_path: Path) -> None:
+    place = Place(tmp_path, mlflow=False)
+    compare(place, [SMALL])
+    with pytest.raises(UsageError, match="not empty"):
+        compare(place, [SMALL])
+
+
+def test_another_baseline_is_the_one_of_the_differences(tmp_path: Path) -> None:
+    found = compare(
+        Place(tmp_path, mlflow=False),
+        [SMALL, replace(SMALL, strategy="ffa")],
+        Telling(baseline="ffa", left_out={"flora": "because"}),
+    )
+    with_difference = [row.arm for row in found.table.rows if row.difference is not None]
+    assert with_difference == ["fedit"]
+    assert "flora: because" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_arms_that_began_differently_are_called_unfair() -> None:
+    found = records(SMALL, replace(SMALL, strategy="ffa"))
+    assert tabulate(found).unfair == []
+    found[1]["facts"]["initial"] = "other"
+    assert tabulate(found).unfair == [
+        "shift:1, 1 × 3 steps, seed 0: ffa has another initial than fedit"
+    ]
+
+
+def claim(better: str, worse: str) -> Claim:
+    both = (replace(SMALL, strategy=name) for name in (better, worse))
+    return Claim(f"{better} < {worse}", "test", *both)
+
+
+def test_an_ordering_is_seen_not_seen_reversed_or_not_measured() -> None:
+    kinds = [replace(SMALL, strategy=name, steps=40) for name in ("fedit", "flora", "zeropad")]
+    found = records(*(replace(each, seed=seed) for each in kinds for seed in range(6)))
+    sides = {each.strategy: each for each in kinds}
+    wanted = [("flora", "fedit"), ("fedit", "flora"), ("zeropad", "fedit")]
+    claims = [Claim(f"{a} < {b}", "test", sides[a], sides[b]) for a, b in wanted]
+    claims.append(claim("ffa", "fedit"))
+    words = [verdict.word for verdict in judge(claims, found)]
+    assert words == ["seen", "not seen, reversed", "not seen", "not measured"]
+
+
+def test_the_presets_hold_only_cells_that_make_sense() -> None:
+    quick, _ = grid.choose(grid.Wish(), quick=True, preset="")
+    trends, _ = grid.choose(grid.Wish(), quick=False, preset="paper-trends")
+    for cells in (quick, trends):
+        kept, left = grid.sensible(cells)
+        assert kept == cells
+        assert left == {}
+    assert len(quick) <= 92  # a few seconds
+
+
+def test_a_grid_crosses_what_it_is_given_and_says_what_it_left_out() -> None:
+    wish = grid.Wish(
+        strategies=("fedit", "flora"),
+        optimisers=("none", "momentum"),
+        seeds=3,
+        rates=grid.parse_rates(["0.02", "flora=0.5"]),
+        fixed=grid.parse_fixed(["rounds=2"]),
+    )
+    cells, left = grid.cells(wish)
+    assert len(cells) == 9
+    assert {(c.strategy, c.lr) for c in cells} == {("fedit", 0.02), ("flora", 0.5)}
+    assert {c.rounds for c in cells} == {2}
+    assert len(left) == 1
+    assert "steps in factors" in next(iter(left.values()))
+
+
+@pytest.mark.parametrize(
+    ("ask", "named"),
+    [
+        (lambda: grid.parse_rates(["fedti=1"]), "fedti"),
+        (lambda: grid.parse_rates(["fast"]), "above 0"),
+        (lambda: grid.parse_fixed(["round=2"]), "round"),
+        (lambda: grid.parse_fixed(["rounds=0"]), "no such value"),
+        (lambda: grid.cells(grid.Wish(partitions=("iid",))), "partition of the lab"),
+        (lambda: grid.cells(grid.Wish(strategies=("flora",), optimisers=("adam",))), "no cell"),
+        (lambda: grid.choose(grid.Wish(), quick=False, preset="papers"), "papers"),
+        (lambda: grid.choose(grid.Wish(model="semilla"), quick=True, preset=""), "lab alone"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_name(ask: Callable[[], Any], named: str) -> None:
+    with pytest.raises(ConscienceError, match=named):
+        ask()
+
+
+def test_an_unknown_setting_is_named_with_the_nearest_known() -> None:
+    with pytest.raises(ConfigError) as caught:
+        grid.parse_fixed(["cliennts=2"])
+    assert "clients" in caught.value.hint
+
+
+class FakeClient:
+    """As much of `mlflow.MlflowClient` as the tracker uses; runs by store."""
+
+    stores: ClassVar[dict[str, list[dict[str, Any]]]] = {}
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.runs = self.stores.setdefault(tracking_uri, [])
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id=name) if self.runs else None
+
+    def create_experiment(self, name: str, artifact_location: str) -> str:
+        assert artifact_location.startswith("file://")
+        return name
+
+    def search_runs(self, experiments: list[str], filter_string: str) -> list[Any]:
+        assert experiments == [tracker.EXPERIMENT]
+        return [run for run in self.runs if f"'{run['tags'][tracker.CELL]}'" in filter_string]
+
+    def create_run(self, experiment: str, run_name: str, tags: dict[str, str]) -> Any:
+        self.runs.append({"name": run_name, "tags": tags, "in": experiment})
+        return SimpleNamespace(info=SimpleNamespace(run_id=len(self.runs) - 1))
+
+    def log_batch(self, run_id: int, metrics: list[Any], params: list[Any]) -> None:
+        self.runs[run_id] |= {"metrics": metrics, "params": dict(params)}
+
+    def set_terminated(self, run_id: int) -> None:
+        self.runs[run_id]["ended"] = True
+
+
+def test_every_cell_is_logged_once_to_a_local_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a stand-in: mlflow itself is an extra that tests do not install."""
+    package, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
+    package.MlflowClient, entities.Param = FakeClient, lambda *pair: pair  # type: ignore[attr-defined]
+    entities.Metric = lambda *values: values  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    monkeypatch.setattr(tracker, "is_installed", lambda: True)
+    for resume in (False, True):
+        found = compare(Place(tmp_path), [SMALL], resume=resume)
+        assert found.tracked == (0 if resume else 1)
+    ((uri, runs),) = FakeClient.stores.items()
+    assert uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert runs[0]["params"]["strategy"] == "fedit"
+    losses = [value for name, value, _time, _step in runs[0]["metrics"] if name == "loss"]
+    assert len(losses) == SMALL.rounds + 1
+    assert runs[0]["ended"]
