@@ -17,7 +17,7 @@ from strategies.compare.trends import CLAIMS, RATES, cells_of
 LAB = "lab"
 PRESETS = ("paper-trends",)
 QUICK_SEEDS = 4
-TREND_SEEDS = 10
+SEEDS, TREND_SEEDS = 5, 20
 # of the clients, for models: what one factor alone learns, it learns more slowly
 MODEL_LR, MODEL_RATES = 0.005, {"ffa": 0.012, "fedsvd": 0.012, "rolora": 0.008, "flora": 0.008}
 
@@ -28,7 +28,7 @@ class Wish:
 
     Attributes:
         model: "lab", "semilla", or a base model's folder or name.
-        seeds: how many, from 0.
+        seeds: how many, from 0; 0 is 5, or what a preset takes.
         rates: learning rate by strategy; "" for all others.
         fixed: what is equal in all cells: clients, rounds, steps, ranks and the rest.
     """
@@ -39,7 +39,7 @@ class Wish:
     optimisers: Sequence[str] = ("none",)
     partitions: Sequence[str] = ()
     attacks: Sequence[str] = ("none",)
-    seeds: int = 5
+    seeds: int = 0
     screen: bool = True
     rates: Mapping[str, float] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
@@ -58,7 +58,7 @@ def choose(wish: Wish, *, quick: bool, preset: str) -> tuple[list[Setting], dict
         raise UsageError(f"there is no preset '{preset[:40]}'", hint=f"Known: {PRESETS[0]}.")
     if wish.model != LAB:
         raise UsageError("--quick and --preset run in the lab alone", hint="Leave --model out.")
-    return (paper_trends() if preset else quick_cells()), {}
+    return (paper_trends(wish.seeds or TREND_SEEDS) if preset else quick_cells()), {}
 
 
 def cells(wish: Wish) -> tuple[list[Setting], dict[str, str]]:
@@ -77,7 +77,7 @@ def cells(wish: Wish) -> tuple[list[Setting], dict[str, str]]:
         for partition in partitions:
             read_partition(partition)
     crossed = itertools.product(
-        range(wish.seeds), partitions, wish.attacks, names, weighers, wish.optimisers
+        range(wish.seeds or SEEDS), partitions, wish.attacks, names, weighers, wish.optimisers
     )
     wanted = [
         replace(
@@ -121,7 +121,7 @@ def quick_cells() -> list[Setting]:
     return [cell for wish in wishes for cell in cells(wish)[0]]
 
 
-def paper_trends(seeds: int = TREND_SEEDS) -> list[Setting]:
+def paper_trends(seeds: int) -> list[Setting]:
     """The cells that `strategies.compare.trends` judges."""
     return cells_of(CLAIMS, range(seeds))
 

@@ -52,7 +52,7 @@ class Worker:
         try:
             write_frame(asking, {"do": what, **values}, blob)
             frame = read_frame(answering)
-        except OSError as err:
+        except (OSError, ValueError) as err:  # ValueError: the pipe was closed here
             raise ProcessError(f"a worker ended in the middle of its work: {err}") from err
         if frame is None:
             raise ProcessError("a worker ended in the middle of its work (out of memory?)")

@@ -128,14 +128,13 @@ def gather(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Cells]
     return found
 
 
-def difference(ours: Cells, base: Cells, figure: str = "loss") -> Difference | None:
-    """Pair two arms by seed on the last round's `figure`; None without a common seed."""
+def difference(ours: Cells, base: Cells, figure: str = "loss", at: int = -1) -> Difference | None:
+    """Pair two arms by seed on `figure` of round `at` (-1: the last); None without a common one."""
     seeds = sorted(ours.keys() & base.keys())
     if not seeds:
         return None
-    return paired(
-        [_last(ours[seed], figure) for seed in seeds], [_last(base[seed], figure) for seed in seeds]
-    )
+    sides = [[_last(cells[seed], figure, at) for seed in seeds] for cells in (ours, base)]
+    return paired(*sides)
 
 
 def unfair(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -203,5 +202,5 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
-def _last(record: Mapping[str, Any], figure: str) -> float:
-    return float(record["rounds"][-1][figure])
+def _last(record: Mapping[str, Any], figure: str, at: int = -1) -> float:
+    return float(record["rounds"][at][figure])

@@ -23,6 +23,7 @@ class Claim:
     """One ordering: less of `figure` in `better` than in `worse`.
 
     Attributes:
+        at: round it is read in; -1 is the last.
         source: who says so: an arXiv id, or "lab" for our own earlier measurement.
     """
 
@@ -31,6 +32,7 @@ class Claim:
     better: Setting
     worse: Setting
     figure: str = "loss"
+    at: int = -1
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ CLAIMS: tuple[Claim, ...] = (
     _same(ALIGNED, "fedex", "fedit", "lab", ", target within reach"),
     _same(ALIGNED, "flexlora", "fedit", "lab", ", target within reach"),
     _same(ALIGNED, "fedit", "ffa", "lab", ", target within reach"),
-    Claim("what fedit loses grows with local steps", "lab", LITTLE, KNOWN, "lost"),
+    Claim("fedit loses more with more local steps (round 1)", "lab", LITTLE, KNOWN, "lost", 1),
     Claim(
         "multikrum costs where nobody attacks",
         "lab",
@@ -105,6 +107,7 @@ def judge(claims: Sequence[Claim], records: Sequence[Mapping[str, Any]]) -> list
             by_cell.get(_at(claim.better, 0), {}),
             by_cell.get(_at(claim.worse, 0), {}),
             claim.figure,
+            claim.at,
         )
         for claim in claims
     ]

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,6 +20,7 @@ from federation.ledger import tracker
 from server.cli import app
 from server.compare import grid
 from server.compare.comparison import Place, Telling, compare
+from server.compare.study import Progress, Study
 from strategies.compare.federate import federate
 from strategies.compare.figures import tabulate
 from strategies.compare.lab import Lab
@@ -45,8 +47,9 @@ def cell_times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (folder / "cells").glob("*.json")}
 
 
-def without_times(path: Path) -> str:
-    return re.sub(r'"server_s": [0-9.e-]+', "", path.read_text(encoding="utf-8"))
+def without_seconds(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content | {"seconds": None}
 
 
 def test_a_comparison_leaves_a_table_and_a_page_that_loads_nothing(tmp_path: Path) -> None:
@@ -63,24 +66,40 @@ def test_a_comparison_leaves_a_table_and_a_page_that_loads_nothing(tmp_path: Pat
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == told["rows"]
 
 
-def test_two_comparisons_with_the_same_seeds_are_the_same(tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        run(tmp_path / name, *FEW, "--seeds", "2")
-    one, other = (without_times(tmp_path / name / "table.json") for name in ("one", "other"))
-    assert one == other
+def study(folder: Path, seeds: int, *, resume: bool) -> list[bool]:
+    """Run three cells a seed; whether each was run, in their order."""
+    ran: list[bool] = []
+    names = ("fedit", "flora", "ffa")
+    cells = [replace(SMALL, strategy=name, seed=s) for s in range(seeds) for name in names]
+    progress = Progress(cell=lambda _done, _all, now: ran.append(now))
+    made = Study(folder, lambda each: nullcontext(Lab(each)), {"task": "lab"})
+    assert len(made.run(cells, resume=resume, progress=progress)) == 3 * seeds
+    return ran
 
 
-def test_a_comparison_goes_on_with_what_is_there(tmp_path: Path) -> None:
-    run(tmp_path, *FEW, "--seeds", "1")
+def test_a_study_goes_on_with_what_is_there_and_runs_again_what_is_damaged(tmp_path: Path) -> None:
+    assert study(tmp_path, 1, resume=False) == [True] * 3
     before = cell_times(tmp_path)
     damaged = tmp_path / "cells" / min(before)
+    whole = without_seconds(damaged)
     damaged.write_text("{", encoding="utf-8")
-    run(tmp_path, *FEW, "--seeds", "2", "--resume")
+    assert sorted(study(tmp_path, 2, resume=True)) == [False] * 2 + [True] * 4
     after = cell_times(tmp_path)
-    assert len(after) == 2 * len(before)
     kept = [name for name in before if name != damaged.name]
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    assert json.loads(damaged.read_text(encoding="utf-8"))["rounds"]
+    assert without_seconds(damaged) == whole
+
+
+def test_two_comparisons_with_the_same_seeds_are_the_same(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        study(tmp_path / name, 2, resume=False)
+    cells = sorted(cell_times(tmp_path / "one"))
+    assert cells == sorted(cell_times(tmp_path / "other"))
+    for cell in cells:
+        one, other = (
+            without_seconds(tmp_path / name / "cells" / cell) for name in ("one", "other")
+        )
+        assert one == other
 
 
 def test_results_are_not_mixed_unless_asked_for(tmp_path: Path) -> None:
