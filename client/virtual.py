@@ -8,8 +8,10 @@ nothing on disk, packages nothing and knows no server.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import resources
 from itertools import islice
@@ -52,13 +54,13 @@ class VirtualNodes:
         from federation.model.grounded import Ground
         from federation.model.load import open_base
 
+        files = [Path(name) for name in asked["data"]]
+        documents = from_files(files) if files else starter()
         self._loaded = open_base(str(asked["model"]), search=Path(asked["search"]), device="cpu")
         self._ground = Ground(self._loaded)
         self._spec = adapted.spec_of(
             self._loaded, rank=int(asked["rank"]), alpha=float(asked["alpha"])
         )
-        files = [Path(name) for name in asked["data"]]
-        documents = from_files(files) if files else starter()
         found = {"spec": self._spec.to_json(), "documents": [asdict(each) for each in documents]}
         return found | {"reasons": list(self._loaded.choice.reasons)}, b""
 
@@ -176,7 +178,9 @@ def main() -> None:
     """Serve on stdin and stdout; what libraries print goes to stderr."""
     answering = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answering)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks is told; then stdin ends
+    with suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, answering)
 
 
 def _documents(rows: Sequence[Mapping[str, str]]) -> list[Document]:

@@ -111,7 +111,7 @@ def quick_cells() -> list[Setting]:
         ),
         Wish(
             strategies=("fedit", "flexlora"),
-            weighers=("uniform", "uniform+rfa", "uniform+multikrum"),
+            weighers=("uniform", "uniform+rfa"),
             attacks=("none", *attacked),
             seeds=2,
             screen=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from federation import durable
 from federation.ledger.comparison import (
     Curve,
+    Span,
     attacks_picture,
     curves_picture,
     differences_picture,
@@ -99,9 +100,9 @@ def html(
         curves = {row.arm: Curve(row.curve) for row in rows}
         parts.append(_picture(curves_picture(curves), f"loss by round and by bytes: {panel}"))
         spans = {
-            row.arm: (row.difference.mean, row.difference.low, row.difference.high)
+            row.arm: Span(found.mean, found.low, found.high, found.is_clear)
             for row in rows
-            if row.difference is not None
+            if (found := row.difference) is not None
         }
         if spans:
             drawn = differences_picture(spans, table.baseline)
@@ -133,7 +134,7 @@ def trend_cells(verdict: Verdict) -> list[str]:
     if found is None:
         return [*start, "", "", ""]
     interval = f"{found.low:+.4f} … {found.high:+.4f}"
-    return [*start, f"{found.mean:+.4f}", interval, f"{found.holm:.2g}"]
+    return [*start, f"{found.mean:+.4f}", interval, p_text(found.holm)]
 
 
 def verdict_json(verdict: Verdict) -> dict[str, object]:
@@ -147,7 +148,7 @@ def cells_of(row: Row) -> list[str]:
     found = row.difference
     told = ["", "", "", ""]
     if found is not None:
-        told = [f"{found.mean:+.4f}", f"{found.low:+.4f} … {found.high:+.4f}", f"{found.holm:.2g}"]
+        told = [f"{found.mean:+.4f}", f"{found.low:+.4f} … {found.high:+.4f}", p_text(found.holm)]
         told.append("yes" if found.is_clear else "no")
     return [
         row.arm,
@@ -163,6 +164,11 @@ def cells_of(row: Row) -> list[str]:
         f"{row.refused_honest:.2f}",
         str(row.seeds),
     ]
+
+
+def p_text(p: float) -> str:
+    """Return a p-value in two digits; below what f64 tells from 0, that."""
+    return "< 1e-15" if p < 1e-15 else f"{p:.2g}"
 
 
 def attack_matrix(table: Table) -> dict[str, dict[str, dict[str, float]]]:

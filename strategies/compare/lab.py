@@ -109,15 +109,27 @@ class Lab:
     def _descend(
         self, a: F64, b: F64, clients: list[int], trains: frozenset[str]
     ) -> tuple[F64, F64]:
-        lr, targets, weights = self._setting.lr, self._taught[clients], self._weights[clients]
-        moments = [np.zeros_like(a), np.zeros_like(a), np.zeros_like(b), np.zeros_like(b)]
-        for step in range(1, self._setting.steps + 1):
-            slope = SCALE * ((self._base + SCALE * (b @ a) - targets) @ weights)
-            slope_a, slope_b = b.transpose(0, 2, 1) @ slope, slope @ a.transpose(0, 2, 1)
+        """Take all local steps of all clients at once; A and B lie side by side in one array."""
+        targets, weights = self._taught[clients], self._weights[clients]
+        count, length = len(clients), a[0].size
+        values = np.concatenate([a.reshape(count, -1), b.reshape(count, -1)], axis=1)
+        slopes = np.zeros_like(values)
+        a, b = values[:, :length].reshape(a.shape), values[:, length:].reshape(b.shape)
+        slope_a = slopes[:, :length].reshape(a.shape)
+        slope_b = slopes[:, length:].reshape(b.shape)
+        made, slope = np.empty_like(targets), np.empty_like(targets)
+        adam, offset = _Adam(values, self._setting.lr), self._base - targets
+        for _ in range(self._setting.steps):
+            np.matmul(b, a, out=made)
+            made *= SCALE
+            made += offset
+            np.matmul(made, weights, out=slope)
+            slope *= SCALE
             if "A" in trains:
-                a = a - lr * _adam(slope_a, moments[0], moments[1], step)
+                np.matmul(b.transpose(0, 2, 1), slope, out=slope_a)
             if "B" in trains:
-                b = b - lr * _adam(slope_b, moments[2], moments[3], step)
+                np.matmul(slope, a.transpose(0, 2, 1), out=slope_b)
+            adam.step(slopes)
         return a, b
 
     def _mean_loss(self, made: F64) -> float:
@@ -152,14 +164,25 @@ def read_partition(text: str) -> tuple[str, float]:
     return kind, h
 
 
-def _adam(slope: F64, first: F64, second: F64, step: int) -> F64:
-    """Return one step of length 1; both moments are changed in place."""
-    first *= BETA
-    first += (1 - BETA) * slope
-    second *= BETA2
-    second += (1 - BETA2) * slope**2
-    moved: F64 = (first / (1 - BETA**step)) / (np.sqrt(second / (1 - BETA2**step)) + TINY)
-    return moved
+class _Adam:
+    """Adam on one array, in place; a value without a slope stays."""
+
+    def __init__(self, values: F64, lr: float) -> None:
+        self._values, self._lr, self._steps = values, lr, 0
+        self._first, self._second = np.zeros_like(values), np.zeros_like(values)
+
+    def step(self, slopes: F64) -> None:
+        self._steps += 1
+        self._first *= BETA
+        self._first += (1 - BETA) * slopes
+        self._second *= BETA2
+        self._second += (1 - BETA2) * (slopes * slopes)
+        root = np.sqrt(self._second)
+        root *= 1 / math.sqrt(1 - BETA2**self._steps)
+        root += TINY
+        np.divide(self._first, root, out=root)
+        root *= self._lr / (1 - BETA**self._steps)
+        self._values -= root
 
 
 def _problem(kind: str, h: float, clients: int, rng: np.random.Generator) -> tuple[F64, F64]:

@@ -12,9 +12,10 @@ from strategies.catalogue import find
 from strategies.choice import check_optimiser
 from strategies.compare.attacks import parse
 from strategies.rule import Rule
-from strategies.weigh import find_weighers
+from strategies.weigh import COUNTS, find_weighers
 
 FORMAT = 1
+LAB = "lab"
 CODINGS = ("f32", "bf16", "int8")
 
 
@@ -37,7 +38,7 @@ class Setting:
         batch, tokens: sequences per step and tokens per sequence (models only).
     """
 
-    task: str = "lab"
+    task: str = LAB
     strategy: str = "fedit"
     weigher: str = "uniform"
     optimiser: str = "none"
@@ -58,10 +59,15 @@ class Setting:
 
     @property
     def arm(self) -> str:
-        """What is compared inside a panel: strategy, weigher and optimiser."""
-        parts = [self.strategy]
-        if self.weigher not in ("uniform", "capped"):
-            parts.append(self.weigher.removeprefix("uniform+").removeprefix("capped+"))
+        """What is compared inside a panel: strategy, weigher and optimiser.
+
+        How examples count is named where it is not the usual: "uniform" in the lab, else "capped".
+        """
+        words = self.weigher.split("+")
+        if words[0] not in COUNTS:
+            words.insert(0, "capped")
+        usual = "uniform" if self.task == LAB else "capped"
+        parts = [self.strategy, *(words[1:] if words[0] == usual else words)]
         if self.optimiser != "none":
             parts.append(self.optimiser)
         return "+".join(parts)

@@ -196,3 +196,17 @@ def test_a_cells_name_follows_from_all_that_decides_it() -> None:
     keys = {QUICK.key({}), replace(QUICK, seed=1).key({}), QUICK.key({"data": "x"})}
     assert len(keys) == 3
     assert Setting.from_json(json.loads(json.dumps(QUICK.to_json()))) == QUICK
+
+
+def test_an_arm_says_what_is_unusual_about_it() -> None:
+    arms = {
+        ("lab", "uniform"): "fedit",
+        ("lab", "capped"): "fedit+capped",
+        ("lab", "uniform+rfa"): "fedit+rfa",
+        ("lab", "rfa"): "fedit+capped+rfa",
+        ("ab12", "capped+rfa"): "fedit+rfa",
+        ("ab12", "uniform"): "fedit+uniform",
+    }
+    for (task, weigher), arm in arms.items():
+        assert Setting(task=task, weigher=weigher).arm == arm
+    assert Setting(optimiser="nesterov").arm == "fedit+nesterov"
