@@ -50,12 +50,12 @@ class VirtualNodes:
 
         Without `data` they are the starter texts.
         """
+        files = [Path(name) for name in asked["data"]]
+        documents = from_files(files) if files else starter()
         from federation.model import adapted
         from federation.model.grounded import Ground
         from federation.model.load import open_base
 
-        files = [Path(name) for name in asked["data"]]
-        documents = from_files(files) if files else starter()
         self._loaded = open_base(str(asked["model"]), search=Path(asked["search"]), device="cpu")
         self._ground = Ground(self._loaded)
         self._spec = adapted.spec_of(

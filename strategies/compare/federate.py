@@ -151,7 +151,7 @@ class _Federation:
         self.spec, self.current = task.spec, task.initial()
         self.attack = parse(setting.attack)
         self.hostile = self.attack.hostile(setting.clients, setting.seed)
-        self.coder = Coder(setting.coding)
+        self.coder = Coder(setting.coding, feedback=not self.rule.traits.refactorises)
         self.optimiser = find_optimiser(setting.optimiser)
         self.moments: dict[str, State] = {}
         self.kept: dict[int, Arrays] = {}
@@ -217,7 +217,7 @@ class _Federation:
             starts = [job.start for job in jobs]
             deltas = corrupt(self.attack, deltas, starts, self.hostile, rng)
         self.up += sum(self.coder.bytes_of(delta, sends) for delta in deltas)
-        return [self.coder.code(client, delta) for client, delta in enumerate(deltas)]
+        return [self.coder.code(client, delta, sends) for client, delta in enumerate(deltas)]
 
     def _start(self, client: int) -> Mapping[str, F32]:
         if self.ranks[client] == self.spec.rank and not self.kept:

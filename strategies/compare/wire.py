@@ -32,24 +32,30 @@ class Coder:
 
     Args:
         coding: "bf16", "int8", or "f32" (as it is).
+        feedback: add what the last coding lost to the next change; not where a rule has given
+            factors new coordinates since.
     """
 
-    def __init__(self, coding: str) -> None:
-        self.coding = coding
+    def __init__(self, coding: str, *, feedback: bool = True) -> None:
+        self.coding, self._feedback = coding, feedback
         self._lost: dict[int, Arrays] = {}
 
-    def code(self, client: int, delta: Arrays) -> VirtualUpdate:
-        """Code one change; `delta` is kept, not copied, where nothing is to be coded."""
-        name_of = f"{client:064x}"
-        if self.coding == "f32":
-            plain = {name: Coded.of(value, None, rank_axis(name)) for name, value in delta.items()}
-            return VirtualUpdate(name_of, plain)
-        coded, self._lost[client] = encode(delta, self.coding, self._lost.get(client))
-        steps = dict(zip(sorted(delta), coded.pop("scales", np.empty(0)), strict=False))
-        tensors = {
-            name: Coded.of(value, steps.get(name), rank_axis(name)) for name, value in coded.items()
-        }
-        return VirtualUpdate(name_of, tensors)
+    def code(self, client: int, delta: Arrays, sends: frozenset[str]) -> VirtualUpdate:
+        """Code the factors that are sent; the others do not change, and what they lost waits.
+
+        `delta` is kept, not copied, where nothing is to be coded.
+        """
+        tensors = {name: Coded.of(value, None, rank_axis(name)) for name, value in delta.items()}
+        if self.coding != "f32":
+            part, kept = factors(delta, sends), self._lost.setdefault(client, {})
+            held = {name: kept[name] for name in part if name in kept}
+            coded, lost = encode(part, self.coding, held or None)
+            if self._feedback:
+                kept |= lost
+            steps = dict(zip(sorted(part), coded.pop("scales", np.empty(0)), strict=False))
+            for name, value in coded.items():
+                tensors[name] = Coded.of(value, steps.get(name), rank_axis(name))
+        return VirtualUpdate(f"{client:064x}", tensors)
 
     def bytes_of(self, delta: Arrays, sends: frozenset[str]) -> int:
         """Bytes of the factors that are sent."""

@@ -19,9 +19,10 @@ from strategies.compare.federate import Job, Measured, Record, federate
 from strategies.compare.lab import Lab, lab_spec
 from strategies.compare.setting import Setting, check, sensible
 from strategies.compare.sized import MIN_SIGMA
+from strategies.compare.wire import Coder
 from strategies.merge import merge
 from strategies.pairs import gram
-from strategies.rule import Ctx
+from strategies.rule import BOTH_FACTORS, Ctx
 from strategies.screen import ScreenHistory, ScreenPolicy, screen_updates
 from strategies.sizes import SizePolicy
 from strategies.weigh import WeighPolicy, weights_for
@@ -127,6 +128,13 @@ def test_an_exact_rule_loses_nothing_and_fedit_the_covariance() -> None:
     assert max(lost["flora"], lost["fedex"], lost["ffa"]) < 1e-5
 
 
+def test_a_rule_of_one_factor_a_round_is_exact_on_a_coarse_wire_too() -> None:
+    """What coding lost of B waits for the next round of B."""
+    for coding in ("bf16", "int8"):
+        rounds = run(replace(QUICK, strategy="rolora", rounds=4, coding=coding)).rounds[1:]
+        assert max(each["lost"] for each in rounds) < 1e-5
+
+
 def test_bytes_follow_the_factors_that_travel() -> None:
     values = {"A": 4 * 24, "B": 4 * 32}
     record = run(replace(QUICK, strategy="ffa"))
@@ -210,3 +218,16 @@ def test_an_arm_says_what_is_unusual_about_it() -> None:
     for (task, weigher), arm in arms.items():
         assert Setting(task=task, weigher=weigher).arm == arm
     assert Setting(optimiser="nesterov").arm == "fedit+nesterov"
+
+
+def test_what_coding_lost_goes_into_the_next_change_unless_coordinates_are_new() -> None:
+    delta = {"m.lora_A.weight": np.full((2, 3), 1 + 2**-9, np.float32)}  # between two bf16 values
+    delta["m.lora_B.weight"] = delta["m.lora_A.weight"].T.copy()
+    missing = {}
+    for feedback in (True, False):
+        coder, total = Coder("bf16", feedback=feedback), np.zeros((2, 3))
+        for _ in range(8):
+            total += coder.code(0, delta, BOTH_FACTORS).coded("m.lora_A.weight").decode()
+        missing[feedback] = np.abs(8 * delta["m.lora_A.weight"] - total).max()
+    assert missing[True] <= 2**-8  # half a step, however many rounds
+    assert missing[False] == 8 * 2**-9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from federation.frames import read_frame, write_frame
 from federation.model.documents import Document
 from federation.model.grounded import Ground
 from server.compare.language import LanguageTask, split, spoilt
-from server.compare.workers import Worker
+from server.compare.workers import Pool
 from strategies.compare.federate import federate
 from strategies.compare.setting import Setting
 from tests.adapter_samples import random_arrays
@@ -199,24 +200,46 @@ def test_a_known_error_is_an_answer_and_the_next_question_is_taken() -> None:
     assert all(frame is not None and "error" in frame[0] for frame in answers)
 
 
-def test_a_real_worker_measures_and_its_errors_come_over_the_pipe(
+def test_real_workers_measure_and_their_errors_come_over_the_pipe(
     pool: InProcess, folder: Path, spec: AdapterSpec, tmp_path: Path
 ) -> None:
-    worker = Worker()
     opening = {"model": str(folder), "search": str(tmp_path), "rank": 4, "alpha": 8.0}
-    try:
-        with pytest.raises(ConscienceError, match="no file"):
-            worker.ask("open", data=[str(tmp_path / "none.jsonl")], **opening)
-        content, _ = worker.ask("open", data=[], **opening)
-        assert content["spec"] == spec.to_json()
-        rows = [asdict(each) for each in documents(pool, 3)]
-        asked: dict[str, Any] = {"documents": rows, "max_tokens": 32}
-        blob = save_tensors(random_arrays(spec, 1, 0.1))
-        there, _ = worker.ask("measure", blob, **asked)
-        here, _ = pool.nodes.answer({"do": "measure", **asked}, blob)
-        assert np.allclose(there["losses"], here["losses"], rtol=1e-6)
-        worker._process.kill()
+    with pytest.raises(ConscienceError, match="no file"):
+        Pool(1, opening | {"data": [str(tmp_path / "none.jsonl")]})
+    rows = [asdict(each) for each in documents(pool, 3)]
+    blob = save_tensors(random_arrays(spec, 1, 0.1))
+    asked = [("measure", blob, {"documents": [row], "max_tokens": 32}) for row in rows]
+    with Pool(1, opening | {"data": []}) as real:
+        assert real.opened["spec"] == spec.to_json()
+        there = [content["losses"] for content, _ in real.each(asked)]
+        here = [content["losses"] for content, _ in pool.each(asked)]
+        assert np.allclose(there, here, rtol=1e-6)
+        real._workers[0]._process.kill()
         with pytest.raises(ProcessError, match="ended in the middle"):
-            worker.ask("base")
-    finally:
-        worker.stop()
+            real.everyone("base")
+
+
+def test_what_many_workers_are_asked_comes_back_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow:
+        """Answers later the earlier it was asked."""
+
+        asked = 0
+
+        def ask(self, what: str, blob: bytes = b"", **values: Any) -> Any:
+            if what == "open":
+                return {"spec": {}}, b""
+            Slow.asked += 1
+            time.sleep(0.01 * (6 - values["number"]))
+            return values, blob
+
+        def stop(self) -> None:
+            Slow.asked = -1
+
+    monkeypatch.setattr("server.compare.workers.Worker", Slow)
+    with Pool(3, {}) as many:
+        answers = list(many.each([("do", b"", {"number": n}) for n in range(6)]))
+        assert [content["number"] for content, _ in answers] == list(range(6))
+        assert Slow.asked == 6
+    assert Slow.asked == -1
