@@ -46,23 +46,27 @@ class VirtualNodes:
         return known[str(asked["do"])](asked, blob)
 
     def open(self, asked: Mapping[str, Any], _: bytes) -> Answer:
-        """Load the base model; the spec of its adapters, and the documents of `data`.
+        """Load exactly the base model asked for; its adapters' spec, and the documents of `data`.
 
         Without `data` they are the starter texts.
         """
         files = [Path(name) for name in asked["data"]]
         documents = from_files(files) if files else starter()
         from federation.model import adapted
+        from federation.model.choose import BaseChoice, candidates, folder_of, identity, locate
         from federation.model.grounded import Ground
-        from federation.model.load import open_base
+        from federation.model.load import load_base
 
-        self._loaded = open_base(str(asked["model"]), search=Path(asked["search"]), device="cpu")
+        found = locate(candidates(str(asked["model"]), Path(asked["search"]))[0])
+        place = folder_of(found)
+        choice = BaseChoice(found.ref, place, found.revision, identity(place))
+        self._loaded = load_base(choice, device="cpu")
         self._ground = Ground(self._loaded)
         self._spec = adapted.spec_of(
             self._loaded, rank=int(asked["rank"]), alpha=float(asked["alpha"])
         )
-        found = {"spec": self._spec.to_json(), "documents": [asdict(each) for each in documents]}
-        return found | {"reasons": list(self._loaded.choice.reasons)}, b""
+        rows = [asdict(each) for each in documents]
+        return {"spec": self._spec.to_json(), "documents": rows}, b""
 
     def train(self, asked: Mapping[str, Any], blob: bytes) -> Answer:
         """Train one client's adapter for the steps of one round, exactly as many as asked for."""

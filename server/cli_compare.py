@@ -34,7 +34,12 @@ Partitions = Annotated[
 Attacks = Annotated[
     str, typer.Option(help="none, or KIND:SHARE:STRENGTH of sign, scale, noise, inverse, …")
 ]
-Seeds = Annotated[int, typer.Option(max=1000, help="How many (default: 5; paper-trends: 20).")]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=0, max=1000, help="How many (default: 5; paper-trends: 20).", show_default=False
+    ),
+]
 Baseline = Annotated[str, typer.Option(help="What others are compared with.")]
 Screen = Annotated[bool, typer.Option("--screen/--no-screen", help="Screen sizes.")]
 Rates = Annotated[
@@ -90,7 +95,7 @@ def compare(  # noqa: PLR0913 (the options of one command)
         optimisers=_words(optimisers),
         partitions=_words(partitions),
         attacks=_words(attacks),
-        seeds=max(seeds, 0),
+        seeds=seeds,
         screen=screen,
         rates=grid.parse_rates(lr or ()),
         fixed=grid.parse_fixed(setting or ()),

@@ -19,7 +19,7 @@ from client.training import Session, Start, TrainingPlan, train
 from client.virtual import VirtualNodes, batches, serve, starter
 from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.tensors import Arrays, TensorFile, save_tensors
-from federation.errors import ConscienceError, ProcessError
+from federation.errors import ConscienceError, ModelError, ProcessError
 from federation.frames import read_frame, write_frame
 from federation.model.documents import Document
 from federation.model.grounded import Ground
@@ -198,6 +198,12 @@ def test_a_known_error_is_an_answer_and_the_next_question_is_taken() -> None:
     answering.seek(0)
     answers = [read_frame(answering), read_frame(answering)]
     assert all(frame is not None and "error" in frame[0] for frame in answers)
+
+
+def test_another_model_never_stands_in_for_one_that_is_not_there(tmp_path: Path) -> None:
+    opening = {"do": "open", "model": "semila", "search": str(tmp_path), "rank": 4, "alpha": 8.0}
+    with pytest.raises(ModelError, match="semila"):
+        VirtualNodes().answer(opening | {"data": []}, b"")
 
 
 def test_real_workers_measure_and_their_errors_come_over_the_pipe(
