@@ -100,17 +100,17 @@ def compare(  # noqa: PLR0913 (the options of one command)
         rates=grid.parse_rates(lr or ()),
         fixed=grid.parse_fixed(setting or ()),
     )
-    cells, left = grid.choose(wish, quick=quick, preset=preset)
-    for arm, why in left.items():
+    chosen = grid.choose(wish, quick=quick, preset=preset)
+    for arm, why in chosen.left_out.items():
         say(f"left out: {arm}: {why}")
     place = comparison.Place(
         out.absolute(), wish.model, tuple(data or ()), workers, Path.cwd(), mlflow
     )
-    with _progress(len(cells)) as progress:
+    with _progress(len(chosen.cells)) as progress:
         found = comparison.compare(
             place,
-            cells,
-            comparison.Telling(baseline, bool(preset), left),
+            chosen.cells,
+            comparison.Telling(baseline, chosen.claims, chosen.left_out),
             resume=resume,
             progress=progress,
         )

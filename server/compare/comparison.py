@@ -20,7 +20,7 @@ from server.compare.workers import Pool
 from strategies.compare.figures import Table, tabulate
 from strategies.compare.lab import Lab
 from strategies.compare.setting import Setting
-from strategies.compare.trends import CLAIMS, Verdict, judge
+from strategies.compare.trends import Claim, Verdict, judge
 
 LOCK = ".compare.lock"
 
@@ -52,12 +52,12 @@ class Telling:
 
     Attributes:
         baseline: arm that the others are compared with.
-        trends: judge the orderings of `strategies.compare.trends`.
+        claims: orderings to look for.
         left_out: arm -> why it was not run.
     """
 
     baseline: str = "fedit"
-    trends: bool = False
+    claims: Sequence[Claim] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -128,7 +128,7 @@ def _tell(
     about: Sequence[str],
 ) -> Compared:
     table = tabulate(records, telling.baseline)
-    verdicts = judge(CLAIMS, records) if telling.trends else []
+    verdicts = judge(telling.claims, records)
     seeds = {record["setting"]["seed"] for record in records}
     sentences = [*about, f"{len(records)} cells, {len(seeds)} seeds."]
     write_report(place.folder, table, about=sentences, left_out=telling.left_out, verdicts=verdicts)

@@ -12,7 +12,7 @@ from strategies.catalogue import RULES, find
 from strategies.compare.lab import read_partition
 from strategies.compare.partitions import positive
 from strategies.compare.setting import Setting, sensible
-from strategies.compare.trends import CLAIMS, RATES, cells_of
+from strategies.compare.trends import CLAIMS, RATES, Claim, cells_of, model_claims
 
 LAB = "lab"
 PRESETS = ("paper-trends",)
@@ -45,20 +45,38 @@ class Wish:
     fixed: Mapping[str, object] = field(default_factory=dict)
 
 
-def choose(wish: Wish, *, quick: bool, preset: str) -> tuple[list[Setting], dict[str, str]]:
-    """Return the cells of a shortcut, or of `wish`, and why arms were left out.
+@dataclass(frozen=True)
+class Chosen:
+    """What is run.
+
+    Attributes:
+        left_out: arm -> why it makes no sense.
+        claims: orderings to look for.
+    """
+
+    cells: list[Setting]
+    left_out: dict[str, str] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+
+
+def choose(wish: Wish, *, quick: bool, preset: str) -> Chosen:
+    """Return the cells of a shortcut, or of `wish`.
 
     Raises:
-        UsageError: an unknown preset, or a shortcut together with a model.
+        UsageError: an unknown preset, or --quick together with a model.
         ConfigError: as `cells`.
     """
-    if not quick and not preset:
-        return cells(wish)
     if preset not in ("", *PRESETS):
         raise UsageError(f"there is no preset '{preset[:40]}'", hint=f"Known: {PRESETS[0]}.")
+    if preset:
+        claims = CLAIMS if wish.model == LAB else model_claims(*_long_base(wish))
+        seeds = wish.seeds or (TREND_SEEDS if wish.model == LAB else SEEDS)
+        return Chosen(cells_of(claims, range(seeds)), {}, tuple(claims))
+    if not quick:
+        return Chosen(*cells(wish))
     if wish.model != LAB:
-        raise UsageError("--quick and --preset run in the lab alone", hint="Leave --model out.")
-    return (paper_trends(wish.seeds or TREND_SEEDS) if preset else quick_cells()), {}
+        raise UsageError("--quick runs in the lab alone", hint="Leave --model out.")
+    return Chosen(quick_cells())
 
 
 def cells(wish: Wish) -> tuple[list[Setting], dict[str, str]]:
@@ -121,11 +139,6 @@ def quick_cells() -> list[Setting]:
     return [cell for wish in wishes for cell in cells(wish)[0]]
 
 
-def paper_trends(seeds: int) -> list[Setting]:
-    """The cells that `strategies.compare.trends` judges."""
-    return cells_of(CLAIMS, range(seeds))
-
-
 def rate(wish: Wish, strategy: str) -> float:
     """The clients' learning rate under a strategy: asked for, else the one known to suit it."""
     if strategy in wish.rates:
@@ -185,6 +198,14 @@ FIXED: Mapping[str, Callable[[str], object]] = {
     "coding": str,
     "server_lr": float,
 }
+
+
+def _long_base(wish: Wish) -> tuple[Setting, Mapping[str, float]]:
+    """The cell that orderings on a model are looked for in, and its learning rates."""
+    base = _for_models(Setting(task=wish.model, partition=(*wish.partitions, "dirichlet:0.1")[0]))
+    base = replace(base, rounds=6, steps=16, lr=rate(wish, ""))
+    rates = {rule.name: rate(wish, rule.name) for rule in RULES}
+    return replace(base, **wish.fixed), rates  # type: ignore[arg-type]
 
 
 def _for_models(setting: Setting) -> Setting:

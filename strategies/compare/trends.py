@@ -44,9 +44,20 @@ class Verdict:
     difference: Difference | None
 
 
+RATES: Mapping[str, float] = {"rolora": 0.1, "ffa": 0.03, "fedsvd": 0.03}
+"""Learning rates of the lab, best of .003 to .1 on other seeds; all other rules use .01."""
+
+
 def _same(cell: Setting, better: str, worse: str, source: str, why: str = "") -> Claim:
-    says = f"{better} < {worse}{why}"
-    return Claim(says, source, replace(cell, strategy=better), replace(cell, strategy=worse))
+    return _ordering(cell, (better, worse), RATES, source, why)
+
+
+def _ordering(
+    cell: Setting, names: tuple[str, str], rates: Mapping[str, float], source: str, why: str = ""
+) -> Claim:
+    """Make a claim that the first of two strategies does better in `cell`, each at its own rate."""
+    better, worse = (replace(cell, strategy=each, lr=rates.get(each, cell.lr)) for each in names)
+    return Claim(f"{names[0]} < {names[1]}{why}", source, better, worse)
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -79,17 +90,35 @@ CLAIMS: tuple[Claim, ...] = (
         SIGN,
     ),
 )
-RATES: Mapping[str, float] = {"rolora": 0.1, "ffa": 0.03, "fedsvd": 0.03}
-"""Learning rates of the lab, best of .003 to .1 on other seeds; all other rules use .01."""
+
+
+def model_claims(cell: Setting, rates: Mapping[str, float]) -> tuple[Claim, ...]:
+    """Return the orderings to look for on a language model.
+
+    Args:
+        cell: a setting of that model; partition and the rest are taken from it.
+        rates: learning rate by strategy, where it is not the cell's.
+    """
+    long = replace(cell, rounds=max(1, cell.rounds // 3), steps=3 * cell.steps)
+    alike = dict.fromkeys(rates, cell.lr)  # what is compared there is drift, not rates
+    return (
+        _ordering(cell, ("fedex", "fedit"), rates, "2410.09432"),
+        _ordering(cell, ("flora", "fedit"), rates, "2409.05976"),
+        _ordering(cell, ("flexlora", "fedit"), rates, "2402.11505"),
+        _ordering(cell, ("fedit", "rolora"), rates, "lab"),
+        _ordering(cell, ("fedit", "ffa"), rates, "2410.09432"),
+        _ordering(cell, ("ffa", "fedsvd"), rates, "lab", ", without privacy noise"),
+        _ordering(long, ("fedit", "fedex"), alike, "lab", ", long local training"),
+    )
 
 
 def cells_of(claims: Sequence[Claim], seeds: Sequence[int]) -> list[Setting]:
-    """Return every cell that the claims need, once, each at its rule's learning rate."""
+    """Return every cell that the claims need, once."""
     found: dict[Setting, None] = {}
     for seed in seeds:
         for claim in claims:
             for cell in (claim.better, claim.worse):
-                found[_at(cell, seed)] = None
+                found[replace(cell, seed=seed)] = None
     return list(found)
 
 
@@ -101,11 +130,11 @@ def judge(claims: Sequence[Claim], records: Sequence[Mapping[str, Any]]) -> list
     by_cell: dict[Setting, Cells] = {}
     for record in records:
         setting = Setting.from_json(record["setting"])
-        by_cell.setdefault(replace(setting, seed=0), {})[setting.seed] = record
+        by_cell.setdefault(_anywhere(setting), {})[setting.seed] = record
     compared = [
         difference(
-            by_cell.get(_at(claim.better, 0), {}),
-            by_cell.get(_at(claim.worse, 0), {}),
+            by_cell.get(_anywhere(claim.better), {}),
+            by_cell.get(_anywhere(claim.worse), {}),
             claim.figure,
             claim.at,
         )
@@ -118,8 +147,9 @@ def judge(claims: Sequence[Claim], records: Sequence[Mapping[str, Any]]) -> list
     ]
 
 
-def _at(cell: Setting, seed: int) -> Setting:
-    return replace(cell, seed=seed, lr=RATES.get(cell.strategy, cell.lr))
+def _anywhere(cell: Setting) -> Setting:
+    """Return the cell without seed and task: records have a model's hash, claims its name."""
+    return replace(cell, seed=0, task="")
 
 
 def _verdict(claim: Claim, found: Difference | None) -> Verdict:

@@ -146,13 +146,35 @@ def test_an_ordering_is_seen_not_seen_reversed_or_not_measured() -> None:
 
 
 def test_the_presets_hold_only_cells_that_make_sense() -> None:
-    quick, _ = grid.choose(grid.Wish(), quick=True, preset="")
-    trends, _ = grid.choose(grid.Wish(), quick=False, preset="paper-trends")
-    for cells in (quick, trends):
-        kept, left = grid.sensible(cells)
-        assert kept == cells
+    quick = grid.choose(grid.Wish(), quick=True, preset="")
+    trends = grid.choose(grid.Wish(), quick=False, preset="paper-trends")
+    wish = grid.Wish(model="semilla", seeds=2, fixed=grid.parse_fixed(["clients=3"]))
+    on_a_model = grid.choose(wish, quick=False, preset="paper-trends")
+    for chosen in (quick, trends, on_a_model):
+        kept, left = grid.sensible(chosen.cells)
+        assert kept == chosen.cells
         assert left == {}
-    assert len(quick) <= 92  # a few seconds
+    assert len(quick.cells) <= 80  # a few seconds
+    assert {cell.seed for cell in on_a_model.cells} == {0, 1}
+    assert {(cell.task, cell.clients) for cell in on_a_model.cells} == {("semilla", 3)}
+    rates = {cell.strategy: cell.lr for cell in on_a_model.cells if cell.steps == 16}
+    assert rates["ffa"] > rates["fedit"]
+
+
+def test_orderings_on_a_model_are_found_by_its_hash_too() -> None:
+    wish = grid.Wish(model="semilla", seeds=1)
+    chosen = grid.choose(wish, quick=False, preset="paper-trends")
+    lossy = {"flora": 1.0, "fedex": 1.5, "flexlora": 1.8, "fedit": 2.0}
+    found = []
+    for cell in chosen.cells:
+        rounds = [{"loss": lossy.get(cell.strategy, 3.0)}] * 2
+        setting = cell.to_json() | {"task": "ab12"}
+        found.append({"setting": setting, "rounds": rounds})
+    verdicts = judge(chosen.claims, found)
+    assert {verdict.word for verdict in verdicts} == {"not seen"}  # one seed shows nothing
+    gaps = {verdict.claim.says: verdict.difference for verdict in verdicts}
+    assert gaps["fedex < fedit"] is not None
+    assert gaps["fedex < fedit"].mean == -0.5
 
 
 def test_a_grid_crosses_what_it_is_given_and_says_what_it_left_out() -> None:
