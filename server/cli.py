@@ -14,7 +14,7 @@ import typer
 
 from federation import redaction
 from federation.errors import ConscienceError
-from server import cli_nodes, cli_onion, cli_versions
+from server import cli_compare, cli_nodes, cli_onion, cli_versions
 from server.cli_output import HOME_VARIABLE, AsJson, Home, emit, say
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli_compare.add_to(app)
 cli_nodes.add_to(app)
 cli_onion.add_to(app)
 cli_versions.add_to(app)

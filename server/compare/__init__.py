@@ -1,0 +1,1 @@
+"""`flower-server compare`: cells of a comparison, run, kept and told."""

@@ -1,0 +1,161 @@
+"""A whole comparison: cells run, told in a folder, and logged to MLflow where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from federation import durable
+from federation.errors import UsageError
+from federation.ledger import tracker
+from federation.model.documents import Document
+from server.compare.grid import LAB
+from server.compare.language import LanguageTask, Texts, split
+from server.compare.report import write_report
+from server.compare.study import Json, Open, Progress, Study, code_facts
+from server.compare.workers import Pool
+from strategies.compare.figures import Table, tabulate
+from strategies.compare.lab import Lab
+from strategies.compare.setting import Setting
+from strategies.compare.trends import Claim, Verdict, judge
+
+LOCK = ".compare.lock"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a comparison lies, and with what it is run.
+
+    Attributes:
+        folder: results; made if missing.
+        model: "lab", or a base model as `federation.model.choose` takes it.
+        data: files of texts; empty: the starter texts of a node.
+        workers: processes that play nodes (models only).
+        search: folder where local models lie.
+        mlflow: log to `folder/mlflow.db` where mlflow is installed.
+    """
+
+    folder: Path
+    model: str = LAB
+    data: tuple[Path, ...] = ()
+    workers: int = 2
+    search: Path = field(default_factory=Path.cwd)
+    mlflow: bool = True
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How the report is made.
+
+    Attributes:
+        baseline: arm that the others are compared with.
+        claims: orderings to look for.
+        left_out: arm -> why it was not run.
+    """
+
+    baseline: str = "fedit"
+    claims: Sequence[Claim] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came out."""
+
+    table: Table
+    verdicts: list[Verdict]
+    tracked: int
+
+
+def compare(
+    place: Place,
+    cells: Sequence[Setting],
+    telling: Telling | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Compared:
+    """Run all cells and write table.md, table.json and report.html.
+
+    Args:
+        place: where and with what.
+        cells: of one task, `place.model`.
+        telling: how the report is made.
+        resume: keep cells that are there already.
+        progress: told after each cell.
+
+    Raises:
+        UsageError: the folder holds another comparison and `resume` was not said.
+        ConscienceError: another process works in the folder, or the model does not load.
+    """
+    if not resume and (place.folder / "cells").exists() and not _is_ours_alone(place.folder):
+        raise UsageError(f"{place.folder} is not empty", hint="Say --resume, or another --out.")
+    with durable.locked(place.folder / LOCK, timeout_s=0.0, busy=f"{place.folder} is in use"):
+        with opened(place, cells) as (open_task, facts, about):
+            study = Study(place.folder, open_task, facts)
+            runs = [replace(cell, task=facts["task"]) for cell in cells]
+            records = study.run(runs, resume=resume, progress=progress)
+        return _tell(place, records, telling or Telling(), about)
+
+
+@contextmanager
+def opened(
+    place: Place, cells: Sequence[Setting]
+) -> Iterator[tuple[Open, dict[str, str], list[str]]]:
+    """Give what opens a cell's task, the facts that decide results, and sentences about them."""
+    if place.model == LAB:
+        about = ["Task: the regression lab, one LoRA layer of 32 × 24, no language model."]
+        yield (lambda setting: nullcontext(Lab(setting))), code_facts() | {"task": LAB}, about
+        return
+    rank = max(cell.rank for cell in cells)
+    opening = {"model": place.model, "search": str(place.search), "rank": rank}
+    opening |= {"alpha": 2.0 * rank, "data": [str(path.absolute()) for path in place.data]}
+    with Pool(place.workers, opening) as pool:
+        texts = split([Document(**each) for each in pool.opened["documents"]])
+        spec: Json = pool.opened["spec"]
+        facts = code_facts("torch", "transformers", "peft") | {"data": texts.sha256}
+        facts |= {"task": spec["base_hash"]}
+        yield (lambda setting: LanguageTask(pool, texts, setting)), facts, _about(spec, texts)
+
+
+def _tell(
+    place: Place,
+    records: Sequence[Json],
+    telling: Telling,
+    about: Sequence[str],
+) -> Compared:
+    table = tabulate(records, telling.baseline)
+    verdicts = judge(telling.claims, records)
+    seeds = {record["setting"]["seed"] for record in records}
+    sentences = [*about, f"{len(records)} cells, {len(seeds)} seeds."]
+    write_report(place.folder, table, about=sentences, left_out=telling.left_out, verdicts=verdicts)
+    tracked = 0
+    if place.mlflow and tracker.is_installed():
+        tracked = tracker.log_cells(place.folder / "mlflow.db", [_run_of(r) for r in records])
+    return Compared(table, verdicts, tracked)
+
+
+def _run_of(record: Json) -> tracker.Run:
+    setting = Setting.from_json(record["setting"])
+    curves: dict[str, list[float]] = {}
+    for each in record["rounds"]:
+        for name in ("loss", "worst", "up", "down"):
+            curves.setdefault(name, []).append(float(each[name]))
+    name = f"{setting.arm} · {setting.panel} · seed {setting.seed}"
+    return tracker.Run(setting.key(record["facts"]), name, record["setting"], curves)
+
+
+def _about(spec: Mapping[str, Any], texts: Texts) -> list[str]:
+    return [
+        f"Base model: {spec['base_ref']} ({str(spec['base_hash'])[:12]}), rank {spec['rank']}.",
+        f"Texts: {len(texts.train)} to learn from, {len(texts.held_out)} held out "
+        f"({texts.sha256[:12]}).",
+    ]
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Whether nothing was finished there yet."""
+    return not any((folder / "cells").glob("*.json"))
