@@ -15,7 +15,8 @@ from client.config import NodeConfig, NodeHome
 from client.knowledge import open_model, responder_of
 from client.library import NodeSearch, Say, following
 from client.verification import mini_corpus
-from federation.language import language
+from federation.errors import ConscienceError
+from federation.language import _, language
 from federation.model.sampling import Sampling
 from rag.answer.abstain import START
 from rag.answer.events import Question
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from rag.retrieval.library import Library
 
 ASKED = 3
-LEAST_TEXTS = 20  # with fewer, no word tells one text from the next
 LEAST_WORDS = 3  # of a title, that its text holds too
 TITLES = 400
 SHORT = Sampling(max_new_tokens=64, temperature=0)
@@ -79,6 +79,9 @@ def smoke(home: NodeHome, config: NodeConfig, say: Say) -> Smoke:
         home: the node's home.
         config: its settings.
         say: told what is odd about the library.
+
+    Raises:
+        ConscienceError: this node holds no text at all.
     """
     with _asked_of(home, config, say) as (corpus, responder, asked):
         return Smoke(corpus, tuple(_ask(responder, prompt) for prompt in asked))
@@ -91,6 +94,11 @@ def _asked_of(
     model = open_model(home, config)
     writer = model.writer() if model is not None else None
     with following(home, config, say) as library:
+        if not library.store.count("documents"):
+            raise ConscienceError(
+                _("This node holds no text yet, so nothing can be asked about."),
+                hint=_("Read some: flower-client ingest --feeds starter-en, or ingest --path FOLDER"),
+            )
         own = questions_of(library)
         if len(own) == ASKED:
             yield "own", responder_of(home, config, NodeSearch(library), writer), own
@@ -104,8 +112,6 @@ def _asked_of(
 
 def questions_of(library: Library) -> list[Prompt]:
     """Titles of three texts, spread over all that can be asked for by their title; or none."""
-    if library.store.count("documents") < LEAST_TEXTS:
-        return []
     titles = library.store.titles(TITLES)
     known = [title for title, _id in titles]
     found = []

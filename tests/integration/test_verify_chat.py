@@ -103,10 +103,15 @@ def test_r38_smoke_asks_about_the_nodes_own_texts_and_fails_where_they_are_not_f
         code = run(["--home", str(home.root), "smoke"])
         return code, capsys.readouterr().out
 
+    assert smoke() == (1, "")
+    (folder / "a.md").write_text(note(1), encoding="utf-8")
+    assert run(["--home", str(home.root), "ingest", "--path", str(folder)]) == 0
+    capsys.readouterr()
     code, shown = smoke()
     assert code == 0
     assert "3/3 answered, 3/3 cite a source, 3/3 find it" in shown
     assert "the shipped ones were asked about" in shown
+    (folder / "a.md").unlink()
     for n in range(101, 171):
         (folder / f"{n}.md").write_text(note(n), encoding="utf-8")
     assert run(["--home", str(home.root), "ingest", "--path", str(folder)]) == 0
