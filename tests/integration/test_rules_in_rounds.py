@@ -53,7 +53,7 @@ def moved(one: Arrays, other: Arrays) -> str:
 
 @pytest.mark.parametrize(
     ("strategy", "first", "second"),
-    [("fedit", "AB", "AB"), ("ffa", "B", "B"), ("rolora", "B", "A"), ("fedsvd", "AB", "AB")],
+    [("ffa", "B", "B"), ("fedsvd", "AB", "AB")],
 )
 def test_a_round_moves_the_factors_that_its_rule_is_for(
     tmp_path: Path, loaded: Loaded, spec: AdapterSpec, strategy: str, first: str, second: str
@@ -72,17 +72,6 @@ def test_nodes_hear_in_the_signed_manifest_which_factor_comes_next(
         assert start.instructions.trains == factor
         assert town.round().version == version
         assert moved(start.arrays, node.trained) == factor
-
-
-def test_one_factor_is_half_of_the_bytes(tmp_path: Path, loaded: Loaded, spec: AdapterSpec) -> None:
-    sizes = {}
-    for strategy in ("fedit", "ffa"):
-        town = RealRounds(tmp_path / strategy, loaded, spec, strategy)
-        town.add()
-        town.round()
-        sizes[strategy] = town.sizes[0]
-    tensors = {f: sum(a * b for a, b in only(spec.shapes, f).values()) for f in ("A", "AB")}
-    assert sizes["fedit"] - sizes["ffa"] > 2 * tensors["A"]  # bf16, and shorter lists of names
 
 
 def test_fedsa_shares_a_and_each_node_goes_on_with_its_own_b(
@@ -105,7 +94,7 @@ def test_fedsa_shares_a_and_each_node_goes_on_with_its_own_b(
     assert town.round().version == 2
 
 
-@pytest.mark.parametrize("strategy", ["flexlora", "zeropad", "rbla"])
+@pytest.mark.parametrize("strategy", ["flexlora", "rbla"])
 def test_nodes_of_unequal_rank_merge_into_one_adapter(
     tmp_path: Path, loaded: Loaded, strategy: str
 ) -> None:
