@@ -97,7 +97,9 @@ def _asked_of(
         if not library.store.count("documents"):
             raise ConscienceError(
                 _("This node holds no text yet, so nothing can be asked about."),
-                hint=_("Read some: flower-client ingest --feeds starter-en, or ingest --path FOLDER"),
+                hint=_(
+                    "Read some: flower-client ingest --feeds starter-en, or ingest --path FOLDER"
+                ),
             )
         own = questions_of(library)
         if len(own) == ASKED:
