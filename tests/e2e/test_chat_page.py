@@ -10,11 +10,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -35,6 +37,7 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian's chromium-driver)"
 )
 WAIT_S = 40.0
+STARTS = 3
 XSS = '<img src=x onerror="document.title=1"><script>document.title=2</script> Ataque'
 SEEN = "La estación espacial de Júpiter abrió sus puertas en 2031 con doce personas a bordo."
 
@@ -122,20 +125,33 @@ class Page:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    def start() -> webdriver.Chrome:
+        service = webdriver.ChromeService(executable_path=str(DRIVER))
+        return webdriver.Chrome(options_of(tmp_path_factory.mktemp("browser")), service)
+
+    browser = None
+    for _attempt in range(STARTS - 1):  # it may not come up in time on a busy machine
+        with suppress(WebDriverException):
+            browser = start()
+            break
+    browser = browser or start()
+    yield browser
+    browser.quit()
+
+
+def options_of(profile: Path) -> webdriver.ChromeOptions:
+    """Headless, with a profile of its own and no way to any other machine."""
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     for flag in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--lang=en",
         "--disable-background-networking", "--disable-component-update", "--no-first-run",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--window-size=1280,800",
-        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+        f"--user-data-dir={profile}",
     ):  # fmt: skip
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=str(DRIVER))
-    browser = webdriver.Chrome(options=options, service=service)
-    yield browser
-    browser.quit()
+    return options
 
 
 @pytest.fixture
