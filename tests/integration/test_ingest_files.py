@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from client.cli import run
-from client.config import NodeHome
+from client.config import NodeConfig, NodeHome, write_default
+from federation.settings import save
 from rag.corpus_rows import Removal, from_line
 from rag.documents import Document
 from tests.file_samples import docx, pdf
@@ -23,7 +24,10 @@ Ingest = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def home(tmp_path: Path) -> NodeHome:
-    return NodeHome(tmp_path / "node")
+    """Of a node without an embedder: what is read is the subject, not its vectors."""
+    made = NodeHome(tmp_path / "node")
+    save(NodeConfig(embedder="none"), write_default(made))
+    return made
 
 
 @pytest.fixture
