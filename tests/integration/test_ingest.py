@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from client.cli import run
-from client.config import NodeHome
+from client.config import NodeConfig, NodeHome, write_default
+from federation.settings import save
 from rag.corpus_rows import Removal, from_line
 from rag.documents import Document
 from rag.ingest.fetch import Fetcher, Patience
@@ -31,11 +32,16 @@ class Node:
         self, folder: Path, server: FeedServer, capsys: pytest.CaptureFixture[str]
     ) -> None:
         self.home, self.server, self._capsys = NodeHome(folder), server, capsys
+        self.set()
         self.code = 0
         self.said = ""
 
+    def set(self, **given: object) -> None:
+        """Settings beside those of a node that makes no vectors: they are not the subject."""
+        config = NodeConfig.model_validate({"embedder": "none", **given})
+        save(config, write_default(self.home))
+
     def feeds(self, *rows: dict[str, Any] | str) -> None:
-        self.home.datasets.mkdir(parents=True, exist_ok=True)
         urls = [self.server.url(row) if isinstance(row, str) else row for row in rows]
         self.home.feeds.write_text(json.dumps({"feeds": [self._row(row) for row in urls]}))
 
@@ -234,17 +240,15 @@ def test_topics_and_languages_of_flags_and_feeds(node: Node) -> None:
 
 
 def test_the_settings_topics_languages_and_items_do_what_the_flags_do(node: Node) -> None:
-    node.home.root.mkdir(parents=True)
     settings = {"topics": ["river"], "languages": ["de"], "max_items": 2, "allow_loopback": True}
-    node.home.config.write_text(json.dumps({"feeds": settings}))
-    node.home.config.chmod(0o600)
+    node.set(feeds=settings)
     english = "The river that crosses the town is dry and the people of the town have to leave."
     entries = [item(n, description=f"{english} {n}") for n in range(3)]
     node.server.pages = {"/a": ok(rss(entries))}
     node.feeds("/a")
     answer = node.ingest()
     assert (answer["new"], answer["left_out"]) == (0, 2)
-    node.home.config.write_text(json.dumps({"feeds": settings | {"languages": []}}))
+    node.set(feeds=settings | {"languages": []})
     assert node.counts("--force") == (2, 0, 0, 0)
     assert {each.topics for each in node.documents().values()} == {("river",)}
 
@@ -318,7 +322,6 @@ def test_one_host_is_asked_one_thing_at_a_time(node: Node) -> None:
 
 def test_several_hosts_are_asked_side_by_side(node: Node) -> None:
     url = node.server.url("/a")
-    node.home.datasets.mkdir(parents=True)
     node.home.feeds.write_text(json.dumps([url, url.replace("127.0.0.1", "localhost")]))
     node.server.pages = {"/a": ok(twenty())}
     node.server.slow = {"/a": 0.01}
