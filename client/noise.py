@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from federation import accountant
+from federation.adapter.blur import blurred
 from federation.adapter.tensors import Arrays
 from federation.errors import ConfigError
 from federation.language import _
@@ -60,12 +61,5 @@ class Blur:
         """
         if self.clip_norm == 0:
             return change
-        squares = (float(np.vdot(v, v)) for v in (v.astype(np.float64) for v in change.values()))
-        norm = math.sqrt(math.fsum(squares))
-        share = min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
         rng = rng or np.random.default_rng(secrets.randbits(256))
-        spread = self.noise_multiplier * self.clip_norm
-        return {
-            name: (share * value + spread * rng.standard_normal(value.shape)).astype(np.float32)
-            for name, value in change.items()
-        }
+        return blurred(change, self.clip_norm, self.noise_multiplier, rng)

@@ -24,6 +24,9 @@ from client.batches import Corpus, epoch_steps, prepare, steps_per_epoch
 from client.dataset import load_dataset
 from client.rows import parse_row, to_document
 from client.training_plan import Start, TrainingPlan, learning_rate_at
+from federation.adapter.format import A, AdapterSpec
+from federation.adapter.instructions import Instructions
+from federation.adapter.parts import at_rank
 from federation.adapter.tensors import Arrays, TensorFile, save_tensors
 from federation.errors import ConscienceError
 from federation.frames import read_frame, write_frame
@@ -75,12 +78,9 @@ class VirtualNodes:
 
         start, plan = _arrays(blob), TrainingPlan(**asked["plan"])
         corpus, steps = self._corpus(asked["documents"], plan.max_seq_len), int(asked["steps"])
-        learner = Learner(
-            self._loaded, Start(self._spec, start), plan, before_batch=_nothing, tell=_nothing
-        )
-        frozen = [name for name in self._spec.shapes if name[-8] not in asked["trains"]]
-        for name, parameter in adapted.adapter_parameters(self._loaded.adapted, self._spec).items():
-            parameter.requires_grad_(name not in frozen)
+        asks = Instructions(trains=asked["trains"])
+        begin = Start(self._spec_of(start), start, instructions=asks)
+        learner = Learner(self._loaded, begin, plan, before_batch=_nothing, tell=_nothing)
         try:
             skipped = (int(asked["round"]) - 1) * steps
             with learner.learning():
@@ -89,7 +89,6 @@ class VirtualNodes:
             trained = learner.arrays()
         finally:
             adapted.detach(self._loaded)
-        trained |= {name: start[name] for name in frozen}
         return {}, save_tensors(trained)
 
     def measure(self, asked: Mapping[str, Any], blob: bytes) -> Answer:
@@ -97,7 +96,8 @@ class VirtualNodes:
         from federation.model import adapted
         from federation.model.loss import document_losses
 
-        model = adapted.attach(self._loaded, self._spec, _arrays(blob), trainable=False)
+        arrays = _arrays(blob)
+        model = adapted.attach(self._loaded, self._spec_of(arrays), arrays, trainable=False)
         try:
             losses = document_losses(
                 model,
@@ -116,6 +116,11 @@ class VirtualNodes:
         else:
             self._ground.reset()
         return {}, b""
+
+    def _spec_of(self, arrays: Arrays) -> AdapterSpec:
+        """The adapter's spec, at the rank of `arrays`."""
+        first = next(name for name in self._spec.shapes if name.endswith(A))
+        return at_rank(self._spec, len(arrays[first]))
 
     def _corpus(self, rows: Sequence[Mapping[str, str]], max_tokens: int) -> Corpus:
         documents = _documents(rows)

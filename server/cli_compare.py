@@ -22,9 +22,14 @@ OUT = Path("comparison")
 Flag = Annotated[bool, typer.Option("--quick", help="The lab's first table: seconds.")]
 Preset = Annotated[str, typer.Option(help="paper-trends: known orderings, seen or not.")]
 Model = Annotated[str, typer.Option(help="lab, semilla, or a model's folder.")]
-Strategies = Annotated[str, typer.Option(help="Names, joined by commas (default: all).")]
+Strategies = Annotated[
+    str,
+    typer.Option(help="Names, joined by commas (default: all of ours); flower-median, …"),
+]
 Weighers = Annotated[str, typer.Option(help="Likewise: uniform,uniform+rfa.")]
 Optimisers = Annotated[str, typer.Option(help="Likewise: none,nesterov.")]
+Proximal = Annotated[str, typer.Option(help="FedProx, strengths: 0,0.1.")]
+Noises = Annotated[str, typer.Option(help="none, central:Z:C or local:Z:C (noise, bound).")]
 Partitions = Annotated[
     str,
     typer.Option(
@@ -70,6 +75,8 @@ def compare(  # noqa: PLR0913 (the options of one command)
     strategies: Strategies = "",
     weighers: Weighers = "",
     optimisers: Optimisers = "none",
+    proximal: Proximal = "0",
+    noises: Noises = "none",
     partitions: Partitions = "",
     attacks: Attacks = "none",
     seeds: Seeds = 0,
@@ -93,6 +100,8 @@ def compare(  # noqa: PLR0913 (the options of one command)
         strategies=_words(strategies),
         weighers=_words(weighers),
         optimisers=_words(optimisers),
+        proximal=grid.parse_proximal(_words(proximal)),
+        noises=_words(noises),
         partitions=_words(partitions),
         attacks=_words(attacks),
         seeds=seeds,
@@ -118,16 +127,20 @@ def compare(  # noqa: PLR0913 (the options of one command)
         emit(found.table.to_json(), as_json=True, text="")
     else:
         _show(found)
-    say(f"Written to {place.folder}: report.html, table.md, table.json.")
+    _say_where(found, place.folder)
+
+
+def _say_where(found: Compared, folder: Path) -> None:
+    say(f"Written to {folder}: report.html, table.md, table.json.")
     if found.tracked:
-        say(f"{found.tracked} runs logged to {place.folder / 'mlflow.db'}.")
+        say(f"{found.tracked} runs logged to {folder / 'mlflow.db'}.")
 
 
 def _show(found: Compared) -> None:
     from server.compare.report import TREND_COLUMNS, trend_cells
 
-    against = f"against {found.table.baseline}"
     for panel, rows in found.table.panels().items():
+        against = f"against {found.table.baselines[panel]}"
         columns = ("arm", "loss", against, "MB up", "down")
         table(f"{panel} ({rows[0].seeds} seeds)", columns, [_short(row) for row in rows])
     if found.verdicts:

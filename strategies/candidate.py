@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,20 @@ class Candidate:
     spent: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Combined:
+    """What a round's updates come to, before the server optimiser.
+
+    Attributes:
+        weights: one per update, as the rule took them.
+        spent: privacy spent so far, as JSON; empty without.
+    """
+
+    merged: Merged
+    weights: F64
+    spent: dict[str, Any] = field(default_factory=dict)
+
+
 def make(
     policy: RoundPolicy, accepted: Sequence[Accepted], updates: Sequence[Update], place: Place
 ) -> Candidate:
@@ -76,26 +90,68 @@ def make(
         RoundError: too few for a weigher.
         ConfigError: the policy needs a memory, and there is none.
     """
+    combined = combine(policy, accepted, updates, place)
+    merged = combined.merged
+    after = compact(add_base(place.base, merged.base), place.spec) if merged.base else place.base
+    arrays, moments = step(policy, merged.adapter, place)
+    shares = combined.weights
     if policy.privacy is not None:
-        return _blurred(policy, policy.privacy, updates, place)
+        # a share that showed how far an update was clipped would tell its length
+        shares = np.full(len(updates), 1.0 / len(updates))
+    return Candidate(arrays, Bases(place.base, after), shares, moments, combined.spent)
+
+
+def combine(
+    policy: RoundPolicy,
+    accepted: Sequence[Accepted],
+    updates: Sequence[Update],
+    place: Place,
+    noise: np.random.Generator | None = None,
+) -> Combined:
+    """Weigh and reduce; with privacy, clip and blur.
+
+    Args:
+        policy: of the round.
+        accepted: what the screen said of each update.
+        updates: in the same order.
+        place: where the round begins.
+        noise: of a simulation; a server leaves it out, and the system's randomness is used.
+
+    Raises:
+        RoundError: too few for a weigher.
+        ConfigError: the policy needs a memory, and there is none.
+    """
+    if policy.privacy is not None:
+        return _blurred(policy, policy.privacy, updates, place, noise)
     weights = weights_for(accepted, policy.weigh, lambda: gram(updates, place.current, place.spec))
-    merged = _merged(policy, updates, weights, place)
-    return _stepped(policy, merged, place, weights)
+    return Combined(_merged(policy, updates, weights, place), weights)
+
+
+def step(policy: RoundPolicy, proposed: Arrays, place: Place) -> tuple[Arrays, dict[str, State]]:
+    """Return the next adapter and what the server optimiser remembers of it."""
+    optimiser = find_optimiser(policy.optimiser)
+    if optimiser is None:
+        return proposed, {}
+    before = _memory(place, optimiser.name).moments(place.version, optimiser.name)
+    stepped = take_step(optimiser, place.current, proposed, before, policy.step)
+    return stepped.adapter, stepped.state
 
 
 def _blurred(
-    policy: RoundPolicy, privacy: Privacy, updates: Sequence[Update], place: Place
-) -> Candidate:
+    policy: RoundPolicy,
+    privacy: Privacy,
+    updates: Sequence[Update],
+    place: Place,
+    drawn: np.random.Generator | None,
+) -> Combined:
     memory = _memory(place, "privacy")
     factors = find(policy.strategy).traits.asks(place.version + 1).sends
     weights = private_weights(updates, privacy, place.spec, factors)
-    rng = np.random.default_rng(secrets.randbits(256))
+    rng = drawn or np.random.default_rng(secrets.randbits(256))
     noise = Noise(privacy, len(updates), place.spec, factors, rng)
     spent = memory.spend(privacy)
     merged = _merged(policy, [*updates, noise], np.append(weights, SHARE), place)
-    # a share that showed how far an update was clipped would tell its length
-    shares = np.full(len(updates), 1.0 / len(updates))
-    return replace(_stepped(policy, merged, place, shares), spent=spent)
+    return Combined(merged, weights, spent)
 
 
 def _merged(policy: RoundPolicy, updates: Sequence[Update], weights: F64, place: Place) -> Merged:
@@ -104,17 +160,6 @@ def _merged(policy: RoundPolicy, updates: Sequence[Update], weights: F64, place:
     context = Ctx(round=number, rank=place.spec.rank, rng=rng)
     reduce = find(policy.strategy).reduce
     return merge_all(updates, weights, place.current, place.spec, reduce, context)
-
-
-def _stepped(policy: RoundPolicy, merged: Merged, place: Place, shares: F64) -> Candidate:
-    after = compact(add_base(place.base, merged.base), place.spec) if merged.base else place.base
-    bases = Bases(place.base, after)
-    optimiser = find_optimiser(policy.optimiser)
-    if optimiser is None:
-        return Candidate(merged.adapter, bases, shares)
-    before = _memory(place, optimiser.name).moments(place.version, optimiser.name)
-    stepped = take_step(optimiser, place.current, merged.adapter, before, policy.step)
-    return Candidate(stepped.adapter, bases, shares, stepped.state)
 
 
 def _memory(place: Place, what: str) -> Memory:

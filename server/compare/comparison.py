@@ -13,7 +13,7 @@ from federation.errors import UsageError
 from federation.ledger import tracker
 from federation.model.documents import Document
 from server.compare.grid import LAB
-from server.compare.language import LanguageTask, Texts, split
+from server.compare.language import FirstRounds, LanguageTask, Texts, split
 from server.compare.report import write_report
 from server.compare.study import Json, Open, Progress, Study, code_facts
 from server.compare.workers import Pool
@@ -110,7 +110,7 @@ def opened(
         about = ["Task: the regression lab, one LoRA layer of 32 × 24, no language model."]
         yield (lambda setting: nullcontext(Lab(setting))), code_facts() | {"task": LAB}, about
         return
-    rank = max(cell.rank for cell in cells)
+    rank = max(max(cell.ranks, default=cell.rank) for cell in cells)
     opening = {"model": place.model, "search": str(place.search), "rank": rank}
     opening |= {"alpha": 2.0 * rank, "data": [str(path.absolute()) for path in place.data]}
     with Pool(place.workers, opening) as pool:
@@ -118,7 +118,12 @@ def opened(
         spec: Json = pool.opened["spec"]
         facts = code_facts("torch", "transformers", "peft") | {"data": texts.sha256}
         facts |= {"task": spec["base_hash"]}
-        yield (lambda setting: LanguageTask(pool, texts, setting)), facts, _about(spec, texts)
+        first = FirstRounds()
+        yield (
+            (lambda setting: LanguageTask(pool, texts, setting, first)),
+            facts,
+            _about(spec, texts),
+        )
 
 
 def _tell(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from federation.errors import ConfigError, UsageError
-from strategies.catalogue import RULES, find
+from strategies.catalogue import RULES
+from strategies.compare.arms import rule_named
 from strategies.compare.lab import read_partition
 from strategies.compare.partitions import positive
 from strategies.compare.setting import Setting, sensible
@@ -18,8 +19,9 @@ LAB = "lab"
 PRESETS = ("paper-trends",)
 QUICK_SEEDS = 4
 SEEDS, TREND_SEEDS = 5, 20
-# of the clients, for models: what one factor alone learns, it learns more slowly
-MODEL_LR, MODEL_RATES = 0.005, {"ffa": 0.012, "fedsvd": 0.012, "rolora": 0.008, "flora": 0.008}
+# of the clients, for models: best of a row of doublings on semilla (docs/strategies.md); what one
+# factor alone learns, it learns more slowly
+MODEL_LR, MODEL_RATES = 0.01, {"ffa": 0.02, "fedsvd": 0.02}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Wish:
     strategies: Sequence[str] = ()
     weighers: Sequence[str] = ()
     optimisers: Sequence[str] = ("none",)
+    proximal: Sequence[float] = (0.0,)
+    noises: Sequence[str] = ("none",)
     partitions: Sequence[str] = ()
     attacks: Sequence[str] = ("none",)
     seeds: int = 0
@@ -94,21 +98,20 @@ def cells(wish: Wish) -> tuple[list[Setting], dict[str, str]]:
     if is_lab:
         for partition in partitions:
             read_partition(partition)
-    crossed = itertools.product(
-        range(wish.seeds or SEEDS), partitions, wish.attacks, names, weighers, wish.optimisers
-    )
+    axes = {
+        "seed": range(wish.seeds or SEEDS),
+        "partition": partitions,
+        "attack": wish.attacks,
+        "strategy": names,
+        "weigher": weighers,
+        "optimiser": wish.optimisers,
+        "proximal_mu": wish.proximal,
+        "noise": wish.noises,
+    }
+    crossed = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
     wanted = [
-        replace(
-            base,
-            seed=seed,
-            partition=partition,
-            attack=attack,
-            strategy=name,
-            weigher=weigher,
-            optimiser=optimiser,
-            lr=rate(wish, name),
-        )
-        for seed, partition, attack, name, weigher, optimiser in crossed
+        replace(base, lr=rate(wish, str(values["strategy"])), **values)  # type: ignore[arg-type]
+        for values in crossed
     ]
     kept, left = sensible(wanted)
     if not kept:
@@ -160,9 +163,21 @@ def parse_rates(texts: Iterable[str]) -> dict[str, float]:
     for text in texts:
         name, _, number = text.rpartition("=")
         if name:
-            find(name)
+            rule_named(name)
         found[name] = positive(number, f"--lr {text}")
     return found
+
+
+def parse_proximal(texts: Iterable[str]) -> list[float]:
+    """Read strengths of FedProx.
+
+    Raises:
+        ConfigError: one is no number.
+    """
+    try:
+        return [float(text) for text in texts]
+    except ValueError as err:
+        raise ConfigError(f"--proximal: {err}", hint="Write numbers: --proximal 0,0.1") from err
 
 
 def parse_fixed(texts: Iterable[str]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,6 +60,25 @@ def split(documents: Sequence[Document], *, most: int = MAX_HELD_OUT) -> Texts:
     return Texts(tuple(train), tuple(held_out[:: -(-len(held_out) // most)]))
 
 
+class FirstRounds:
+    """What clients learnt in the first round of a seed, where many arms do the same work.
+
+    All begin with the same adapter on the same base; those that train the same factors at the same
+    rate need it once. Only the last seed and partition are kept.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[int, str] = (-1, "")
+        self._trained: dict[str, bytes] = {}
+
+    def of(self, setting: Setting) -> dict[str, bytes]:
+        """Return name of the work -> trained adapter; the caller adds to it."""
+        now = setting.seed, setting.partition
+        if now != self._of:
+            self._of, self._trained = now, {}
+        return self._trained
+
+
 class LanguageTask:
     """Clients of one cell on the workers' base model (a `federate.Task`); a context manager.
 
@@ -66,12 +86,14 @@ class LanguageTask:
         pool: open, and used by nobody else meanwhile.
         texts: shared out by the setting's partition and seed.
         setting: of the cell.
+        first: shared by the cells of a study; None: nothing is kept.
     """
 
-    def __init__(self, pool: Pool, texts: Texts, setting: Setting) -> None:
-        if setting.ranks:
-            raise ConfigError("unequal ranks are compared in the lab alone")
+    def __init__(
+        self, pool: Pool, texts: Texts, setting: Setting, first: FirstRounds | None = None
+    ) -> None:
         self._pool, self._texts, self._setting = pool, texts, setting
+        self._first = (first or FirstRounds()).of(setting)
         self._spec = AdapterSpec.from_json(pool.opened["spec"])
         fields = [each.field or each.lang for each in texts.train]
         languages = [each.lang for each in texts.train]
@@ -104,19 +126,28 @@ class LanguageTask:
         return len(self._shares[client])
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Arrays]:
-        """Train on the workers, side by side."""
+        """Train on the workers, side by side; what was trained before is not trained again."""
         blobs: dict[int, bytes] = {}
         setting = self._setting
         tasks: list[tuple[str, bytes, Mapping[str, Any]]] = []
+        names: list[str] = []
         for job in jobs:
             blob = blobs.setdefault(id(job.start), save_tensors(job.start))
             plan = {"learning_rate": setting.lr, "batch_size": setting.batch}
             plan |= {"max_seq_len": setting.tokens, "seed": _seed(setting.seed, job.client)}
+            plan |= {"proximal_mu": setting.proximal_mu}
             values = {"documents": self._shares[job.client], "plan": plan, "round": job.number}
-            values |= {"steps": setting.steps, "trains": sorted(job.trains)}
+            values |= {"steps": setting.steps, "trains": "".join(sorted(job.trains))}
             tasks.append(("train", blob, values))
-        for _content, found in self._pool.each(tasks):
-            yield _arrays(found)
+            names.append(_name(blob, values) if job.number == 1 else "")
+        known = dict(self._first)
+        wanted = [task for name, task in zip(names, tasks, strict=True) if name not in known]
+        answers = self._pool.each(wanted)
+        for name in names:
+            trained = known[name] if name in known else next(answers)[1]
+            if name:
+                self._first[name] = trained
+            yield _arrays(trained)
 
     def measure(self, adapters: Sequence[Mapping[str, F32]]) -> Measured:
         """Nats per token over all held-out texts, and field by field; the mean of adapters."""
@@ -176,6 +207,11 @@ def _seed(seed: int, client: int) -> int:
 def _rate(losses: npt.NDArray[np.float64]) -> float:
     nats, tokens = losses.sum(axis=0)
     return float(nats / tokens)
+
+
+def _name(blob: bytes, values: Mapping[str, Any]) -> str:
+    content = json.dumps(values, sort_keys=True).encode()
+    return hashlib.sha256(hashlib.sha256(blob).digest() + content).hexdigest()
 
 
 def _arrays(blob: bytes) -> Arrays:

@@ -21,7 +21,16 @@ from strategies.compare.trends import Verdict
 
 COLUMNS = (
     *("arm", "lr", "loss ± sd", "worst part", "against {}", "95 % interval", "Holm p", "clear"),
-    *("lost", "MB up", "MB down", "server s/round", "hostile weight", "honest refused", "seeds"),
+    *(
+        "lost",
+        "MB up",
+        "MB down",
+        "server s/round",
+        "epsilon",
+        "hostile weight",
+        "honest refused",
+        "seeds",
+    ),
 )
 NOTE = (
     "Differences are paired by seed; negative is better. Intervals: percentile bootstrap of the "
@@ -71,7 +80,7 @@ def markdown(
     lines += [f"**Not fair:** {line}" for line in table.unfair]
     for panel, rows in table.panels().items():
         lines += [f"## {panel}", "", f"Start {rows[0].start:.4f}. {bytes_note(table, panel)}", ""]
-        lines += _markdown_table(_columns(table), [cells_of(row) for row in rows])
+        lines += _markdown_table(_columns(table, panel), [cells_of(row) for row in rows])
     matrix = attack_matrix(table)
     for place, losses in matrix.items():
         attacks = list(dict.fromkeys(kind for each in losses.values() for kind in each))
@@ -96,7 +105,7 @@ def html(
     for panel, rows in table.panels().items():
         intro = f"Start {rows[0].start:.4f}. {bytes_note(table, panel)}"
         parts.append(f"<h2>{escape(panel)}</h2><p>{escape(intro)}</p>")
-        parts.append(_html_table(_columns(table), [cells_of(row) for row in rows]))
+        parts.append(_html_table(_columns(table, panel), [cells_of(row) for row in rows]))
         curves = {row.arm: Curve(row.curve) for row in rows}
         parts.append(_picture(curves_picture(curves), f"loss by round and by bytes: {panel}"))
         spans = {
@@ -105,8 +114,8 @@ def html(
             if (found := row.difference) is not None
         }
         if spans:
-            drawn = differences_picture(spans, table.baseline)
-            parts.append(_picture(drawn, f"differences to {table.baseline}: {panel}"))
+            drawn = differences_picture(spans, table.baselines[panel])
+            parts.append(_picture(drawn, f"differences to {table.baselines[panel]}: {panel}"))
     for place, losses in attack_matrix(table).items():
         parts.append(f"<h2>Attacks: {escape(place)}</h2>")
         parts.append(_picture(attacks_picture(losses), f"loss under attack: {place}"))
@@ -160,6 +169,7 @@ def cells_of(row: Row) -> list[str]:
         f"{row.up / 1e6:.3f}",
         f"{row.down / 1e6:.3f}",
         f"{row.server_s:.3f}",
+        "" if row.epsilon is None else f"{row.epsilon:.3g}",
         f"{row.hostile_weight:.2f}",
         f"{row.refused_honest:.2f}",
         str(row.seeds),
@@ -191,8 +201,8 @@ def bytes_note(table: Table, panel: str) -> str:
     return "Arms moved different bytes: see MB up and down."
 
 
-def _columns(table: Table) -> list[str]:
-    return [column.format(table.baseline) for column in COLUMNS]
+def _columns(table: Table, panel: str) -> list[str]:
+    return [column.format(table.baselines[panel]) for column in COLUMNS]
 
 
 def _note(table: Table) -> str:

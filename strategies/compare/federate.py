@@ -17,20 +17,23 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from federation.adapter.blur import blurred
 from federation.adapter.delta import subtract
 from federation.adapter.format import AdapterSpec
+from federation.adapter.parts import at_rank, leading
 from federation.adapter.tensors import Arrays
 from federation.errors import RoundError
+from strategies.candidate import Combined, Place, combine, step
+from strategies.compare.arms import FLOWER, CellMemory, Noise, baseline_named, parse_noise
 from strategies.compare.attacks import corrupt, parse
-from strategies.compare.fitted import Clients, fitted
+from strategies.compare.lost import lost
 from strategies.compare.setting import Setting, check
 from strategies.compare.sized import Sifted, sift, unsifted
 from strategies.compare.wire import Coder, VirtualUpdate, factors
-from strategies.merge import Merged, merge_all
-from strategies.optimiser import State, StepPolicy, find_optimiser, take_step
-from strategies.pairs import gram
-from strategies.rule import Ctx
-from strategies.weigh import WeighPolicy, weights_for
+from strategies.merge import Merged
+from strategies.optimiser import StepPolicy
+from strategies.policy import RoundPolicy
+from strategies.weigh import WeighPolicy
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -152,11 +155,12 @@ class _Federation:
         self.attack = parse(setting.attack)
         self.hostile = self.attack.hostile(setting.clients, setting.seed)
         self.coder = Coder(setting.coding, feedback=not self.rule.traits.refactorises)
-        self.optimiser = find_optimiser(setting.optimiser)
-        self.moments: dict[str, State] = {}
+        self.noise = parse_noise(setting.noise)
+        self.policy = policy_of(setting, self.noise)
+        self.memory = CellMemory()
         self.kept: dict[int, Arrays] = {}
         self.norms: dict[str, tuple[float, ...]] = {}
-        self.ranks = [setting.rank_of(client) for client in range(setting.clients)]
+        self.specs = [at_rank(self.spec, setting.rank_of(at)) for at in range(setting.clients)]
         self.up = self.down = 0
         self.seconds = 0.0
 
@@ -169,41 +173,42 @@ class _Federation:
         """Held-out loss of the global adapter, or of each client's own."""
         if not self.rule.traits.keeps:
             return self.task.measure([self.current])
-        return self.task.measure([self._start(client) for client in range(len(self.ranks))])
+        return self.task.measure([self._start(client) for client in range(len(self.specs))])
 
     def round(self, number: int) -> dict[str, Any]:
         """One round; returns what is told of it."""
         updates = self._collect(number)
         began = time.process_time()
         sifted = self._sift(updates)
-        places, weights, note = self._weigh(updates, sifted)
-        clients = Clients(
-            [updates[place] for place in places],
-            [self.ranks[place] for place in places],
-            self.current,
-            self.spec,
-        )
-        merged = self._merge(number, clients, weights)
+        chosen = [updates[client] for client in sifted.accepted]
         told: dict[str, Any] = {
-            "accepted": len(places),
+            "accepted": len(chosen),
             "refused": len(sifted.refused),
             "refused_honest": len(set(sifted.refused) - self.hostile),
-            "hostile_weight": float(
-                sum(w for at, w in zip(places, weights, strict=True) if at in self.hostile)
-            ),
-            "note": note,
+            "hostile_weight": 0.0,
+            "note": "",
         }
-        self._adopt(merged)
+        place = Place(self.spec, number - 1, self.current, {}, self.memory)
+        try:
+            combined = self._combine(sifted, chosen, place)
+        except RoundError as err:  # too few for the weigher: the current version stays
+            self.seconds = time.process_time() - began
+            return {"up": self.up, "down": self.down} | told | {"accepted": 0, "note": err.message}
+        self._adopt(combined.merged, place)
         self.seconds = time.process_time() - began
-        if places and len(self.ranks) <= MEASURED_CLIENTS:
-            told["lost"] = clients.lost(merged, weights)
+        shares = zip(sifted.accepted, combined.weights, strict=True)
+        told["hostile_weight"] = float(sum(w for at, w in shares if at in self.hostile))
+        if self.noise.place != "none":
+            told["epsilon"] = self.noise.epsilon(number)
+        elif chosen and len(self.specs) <= MEASURED_CLIENTS:
+            told["lost"] = lost(combined.merged, chosen, combined.weights, place.current, self.spec)
         return {"up": self.up, "down": self.down} | told
 
     def _collect(self, number: int) -> list[VirtualUpdate]:
         """Let everybody train; what is sent, coded."""
         traits = self.rule.traits
         trains, sends = traits.trains(number), traits.sends(number)
-        jobs = [Job(at, number, self._start(at), trains) for at in range(len(self.ranks))]
+        jobs = [Job(at, number, self._start(at), trains) for at in range(len(self.specs))]
         deltas: list[Arrays] = []
         for job, trained in zip(jobs, self.task.train(jobs), strict=True):
             if traits.keeps:
@@ -216,18 +221,25 @@ class _Federation:
             rng = np.random.default_rng([self.setting.seed, 17, number])
             starts = [job.start for job in jobs]
             deltas = corrupt(self.attack, deltas, starts, self.hostile, rng)
+        if self.noise.place == "local":
+            deltas = [self._blurred(change, sends, number) for change in enumerate(deltas)]
         self.up += sum(self.coder.bytes_of(delta, sends) for delta in deltas)
         return [self.coder.code(client, delta, sends) for client, delta in enumerate(deltas)]
 
+    def _blurred(self, change: tuple[int, Arrays], sends: frozenset[str], number: int) -> Arrays:
+        client, delta = change
+        rng = np.random.default_rng([self.setting.seed, 19, number, client])
+        sent = factors(delta, sends)
+        return delta | blurred(sent, self.noise.clip_norm, self.noise.multiplier, rng)
+
     def _start(self, client: int) -> Mapping[str, F32]:
-        if self.ranks[client] == self.spec.rank and not self.kept:
+        if self.specs[client] is self.spec and not self.kept:
             return self.current
-        start = fitted(self.current, self.spec, self.ranks[client])
-        return start | self.kept.get(client, {})
+        return leading(self.current, self.specs[client]) | self.kept.get(client, {})
 
     def _sift(self, updates: list[VirtualUpdate]) -> Sifted:
         examples = [self.task.examples(client) for client in range(len(updates))]
-        if not self.setting.screen or set(self.ranks) != {self.spec.rank}:
+        if not self.setting.screen or self.noise.place == "central":
             return unsifted(updates, examples)
         safe = self.rule.traits.gauge_safe
         place = self.current, self.spec
@@ -236,39 +248,42 @@ class _Federation:
             self.norms[space] = (*self.norms.get(space, ()), *values)
         return sifted
 
-    def _weigh(self, updates: list[VirtualUpdate], sifted: Sifted) -> tuple[list[int], F64, str]:
-        places = list(sifted.accepted)
-        chosen = [updates[place] for place in places]
-        try:
-            weights = weights_for(
-                list(sifted.accepted.values()),
-                WeighPolicy(by=self.setting.weigher),
-                lambda: gram(chosen, self.current, self.spec),
-            )
-        except RoundError as err:  # too few for the weigher: the current version stays
-            return [], np.empty(0), err.message
-        return places, weights, ""
+    def _combine(self, sifted: Sifted, chosen: list[VirtualUpdate], place: Place) -> Combined:
+        if not chosen:
+            raise RoundError("no update passed the screen")
+        if self.setting.strategy.startswith(FLOWER):
+            from strategies.flower_baselines import merge_by
 
-    def _merge(self, number: int, clients: Clients, weights: F64) -> Merged:
-        rng = np.random.default_rng((self.setting.seed, number))
-        ctx = Ctx(round=number, rank=self.spec.rank, rng=rng)
-        if set(self.ranks) != {self.spec.rank}:
-            return clients.merge(weights, self.rule.reduce, ctx)
-        return merge_all(clients.updates, weights, self.current, self.spec, self.rule.reduce, ctx)
+            baseline, hostile = baseline_named(self.setting.strategy), self.setting.suspected
+            arrays = merge_by(baseline, chosen, place.current, place.spec, hostile=hostile)
+            return Combined(Merged(arrays, {}), np.full(len(chosen), 1.0 / len(chosen)))
+        drawn = np.random.default_rng([self.setting.seed, 23, place.version])
+        return combine(self.policy, list(sifted.accepted.values()), chosen, place, drawn)
 
-    def _adopt(self, merged: Merged) -> None:
-        proposed = merged.adapter
-        if self.optimiser is not None:
-            policy = StepPolicy(lr=self.setting.server_lr)
-            stepped = take_step(self.optimiser, self.current, proposed, self.moments, policy)
-            proposed, self.moments = stepped.adapter, stepped.state
+    def _adopt(self, merged: Merged, place: Place) -> None:
+        proposed, moments = step(self.policy, merged.adapter, place)
+        if moments:
+            self.memory.keep_moments(proposed, self.policy.optimiser, moments)
+        ranks = sum(spec.rank for spec in self.specs)
         for name, value in proposed.items():
             if not np.array_equal(value, self.current[name]):
-                self.down += 4 * value.size * sum(self.ranks) // self.spec.rank
+                self.down += 4 * value.size * ranks // self.spec.rank
         self.current = proposed
         if merged.base:
-            self.down += 4 * len(self.ranks) * sum(value.size for value in merged.base.values())
+            self.down += 4 * len(self.specs) * sum(value.size for value in merged.base.values())
             self.task.add_base(merged.base)
+
+
+def policy_of(setting: Setting, noise: Noise) -> RoundPolicy:
+    """Return what a server's round would be told."""
+    return RoundPolicy(
+        strategy=setting.strategy,
+        seed=setting.seed,
+        weigh=WeighPolicy(by=setting.weigher),
+        optimiser=setting.optimiser,
+        step=StepPolicy(lr=setting.server_lr),
+        privacy=noise.privacy,
+    )
 
 
 def _hash(arrays: Mapping[str, F32]) -> str:

@@ -27,6 +27,7 @@ class Row:
         lost: mean share of the change that averaging lost; None where it was not worked out.
         up, down: bytes of all clients and rounds, mean over seeds.
         server_s: CPU seconds of the server's work in a round.
+        epsilon: differential privacy spent after all rounds at delta 1e-5; None without noise.
         hostile_weight: mean weight of hostile clients; `refused_honest` honest updates refused.
         difference: paired with the baseline, None for itself or without a common seed.
         curve: per round (bytes so far, mean loss).
@@ -47,6 +48,7 @@ class Row:
     server_s: float
     hostile_weight: float
     refused_honest: float
+    epsilon: float | None = None
     notes: list[str] = field(default_factory=list)
     difference: Difference | None = None
     curve: list[tuple[float, float]] = field(default_factory=list)
@@ -64,21 +66,21 @@ class Table:
     """All rows, and what is not as it should be.
 
     Attributes:
-        baseline: the arm that the others are compared with.
+        baselines: panel -> the arm that its others are compared with.
         unfair: sentences: arms of one panel and seed that did not share data, start or steps.
         alike: panel -> whether all arms moved the same bytes.
     """
 
     rows: list[Row]
-    baseline: str
+    baselines: dict[str, str]
     unfair: list[str]
     alike: dict[str, bool]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "format": 1,
-            "baseline": self.baseline,
+            "format": 2,
+            "baselines": self.baselines,
             "unfair": self.unfair,
             "same_bytes": self.alike,
             "rows": [row.to_json() for row in self.rows],
@@ -97,16 +99,20 @@ def tabulate(records: Sequence[Mapping[str, Any]], baseline: str = "fedit") -> T
 
     Args:
         records: `Record.to_json()` of every finished cell, any order of seeds.
-        baseline: the arm others are compared with, in every panel that has it.
+        baseline: the arm others are compared with; in a panel without it, the panel's first arm.
     """
     arms = gather(records)
     rows = [_row(panel, arm, cells) for (panel, arm), cells in arms.items()]
+    baselines: dict[str, str] = {}
+    for panel, arm in arms:
+        if arm == baseline or panel not in baselines:
+            baselines[panel] = arm
     compared: list[tuple[Row, Difference]] = []
     for row in rows:
-        base = arms.get((row.panel, baseline))
-        if base is None or row.arm == baseline:
+        base = baselines[row.panel]
+        if row.arm == base:
             continue
-        found = difference(arms[row.panel, row.arm], base)
+        found = difference(arms[row.panel, row.arm], arms[row.panel, base])
         if found is not None:
             compared.append((row, found))
     for (row, _), each in zip(compared, corrected([d for _, d in compared]), strict=True):
@@ -116,7 +122,7 @@ def tabulate(records: Sequence[Mapping[str, Any]], baseline: str = "fedit") -> T
         first = next(other for other in rows if other.panel == row.panel)
         same = (row.up, row.down) == (first.up, first.down)
         alike[row.panel] = alike.get(row.panel, True) and same
-    return Table(rows, baseline, unfair(records), alike)
+    return Table(rows, baselines, unfair(records), alike)
 
 
 def gather(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Cells]:
@@ -178,6 +184,7 @@ def _row(panel: str, arm: str, cells: Cells) -> Row:
         server_s=_mean([value for record in each for value in record["seconds"]]),
         hostile_weight=_mean_of(each, "hostile_weight"),
         refused_honest=_mean_of(each, "refused_honest"),
+        epsilon=each[0]["rounds"][-1].get("epsilon"),
         notes=sorted({r["note"] for record in each for r in record["rounds"] if r.get("note")}),
         curve=_curve(each),
     )

@@ -118,6 +118,7 @@ class Lab:
         slope_a = slopes[:, :length].reshape(a.shape)
         slope_b = slopes[:, length:].reshape(b.shape)
         made, slope = np.empty_like(targets), np.empty_like(targets)
+        begin, pull = values.copy(), self._setting.proximal_mu
         adam, offset = _Adam(values, self._setting.lr), self._base - targets
         for _ in range(self._setting.steps):
             np.matmul(b, a, out=made)
@@ -129,7 +130,7 @@ class Lab:
                 np.matmul(b.transpose(0, 2, 1), slope, out=slope_a)
             if "B" in trains:
                 np.matmul(slope, a.transpose(0, 2, 1), out=slope_b)
-            adam.step(slopes)
+            adam.step(slopes + pull * (values - begin) if pull else slopes)
         return a, b
 
     def _mean_loss(self, made: F64) -> float:

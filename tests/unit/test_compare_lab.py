@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from federation.accountant import epsilon, total
 from federation.adapter.format import AdapterSpec
 from federation.adapter.tensors import Arrays
 from federation.errors import ConfigError
@@ -159,6 +160,53 @@ def test_the_screen_and_the_geometric_median_hold_off_a_crude_attack() -> None:
     assert median.rounds[-1]["loss"] < bare / 2
 
 
+def test_weighers_by_products_hold_off_an_attack_among_unequal_ranks_too() -> None:
+    mixed = replace(QUICK, ranks=(2, 2, 4, 4, 4, 4, 2, 2), steps=20, rounds=3, screen=False)
+    attacked = replace(mixed, strategy="flexlora", attack="sign:0.25:10")
+    median = run(replace(attacked, weigher="uniform+rfa"))
+    assert median.rounds[-1]["hostile_weight"] < 0.1
+    assert median.rounds[-1]["loss"] < last(attacked) / 2
+
+
+@pytest.mark.parametrize("name", ["flower-median", "flower-krum"])
+def test_flowers_own_strategies_are_arms_that_hold_off_crude_attacks(name: str) -> None:
+    attacked = replace(QUICK, attack="sign:0.25:10", steps=20, rounds=3, screen=False)
+    theirs = run(replace(attacked, strategy=name))
+    assert theirs.rounds[-1]["loss"] < theirs.rounds[0]["loss"] < last(attacked)
+
+
+def test_a_pull_toward_the_start_keeps_clients_nearer_to_it() -> None:
+    def moved(mu: float) -> float:
+        setting = replace(QUICK, steps=40, proximal_mu=mu)
+        task = Lab(setting)
+        start = task.initial()
+        jobs = [Job(client, 1, start, BOTH_FACTORS) for client in range(setting.clients)]
+        return sum(float(abs(t[n] - start[n]).sum()) for t in task.train(jobs) for n in start)
+
+    assert moved(1e6) < moved(1.0) < moved(0.0)
+
+
+@pytest.mark.parametrize("noise", ["central:1:0.5", "local:1:0.5"])
+def test_noise_is_told_as_epsilon_and_is_the_same_noise_twice(noise: str) -> None:
+    setting = replace(QUICK, strategy="ffa", noise=noise)
+    record = run(setting)
+    assert without_seconds(record) == without_seconds(run(setting))
+    assert record.rounds[-1]["loss"] != last(replace(setting, noise="none"))
+    spent = [each["epsilon"] for each in record.rounds[1:]]
+    z = {"central": 1.0, "local": 0.5}[noise.partition(":")[0]]
+    assert spent == [epsilon(total([z] * n), 1e-5) for n in (1, 2)]
+
+
+def test_little_noise_costs_little_and_much_drowns_what_was_learnt() -> None:
+    arms = {
+        noise: last(replace(KNOWN, strategy="ffa", lr=0.03, noise=noise))
+        for noise in ("none", "central:0.01:100", "central:1:100", "local:1:100")
+    }
+    assert arms["central:0.01:100"] < 1.1 * arms["none"] + 0.1
+    assert arms["central:1:100"] > 2 * arms["none"]
+    assert arms["local:1:100"] > arms["central:1:100"]
+
+
 def test_false_data_hurts_though_nobody_sees_it_in_sizes() -> None:
     flipped = run(replace(QUICK, attack="flip", steps=20, rounds=3))
     assert flipped.rounds[-1]["refused"] == 0
@@ -182,7 +230,12 @@ def test_an_optimiser_of_the_server_changes_the_step() -> None:
     [
         ({"strategy": "flora", "optimiser": "momentum"}, "steps in factors"),
         ({"ranks": (2,) * 7 + (4,)}, "one rank only"),
-        ({"ranks": (2,) * 7 + (4,), "strategy": "rbla", "weigher": "rfa"}, "no common inner"),
+        ({"strategy": "fedsa", "weigher": "rfa"}, "never leaves the nodes"),
+        ({"strategy": "flexlora", "noise": "central:1:0.5"}, "no plain mean"),
+        ({"noise": "central:1:0.5", "weigher": "uniform+rfa"}, "noise hides"),
+        ({"proximal_mu": -1.0}, "no strength of FedProx"),
+        ({"strategy": "flower-bulyan"}, "at least 11 clients"),
+        ({"strategy": "flower-median", "weigher": "rfa"}, "weighs by itself"),
         ({"ranks": (2, 4)}, "2 ranks for 8"),
         ({"coding": "zip"}, "no coding"),
     ],
@@ -196,8 +249,9 @@ def test_cells_that_make_no_sense_are_left_out_with_the_reason(
     kept, left = sensible([QUICK, setting])
     assert kept == [QUICK]
     assert len(left) == 1
-    with pytest.raises(ConfigError, match="fedti"):
-        sensible([replace(QUICK, strategy="fedti")])
+    for unknown in ({"strategy": "fedti"}, {"strategy": "flower-mean"}, {"noise": "local:0:1"}):
+        with pytest.raises(ConfigError, match=next(iter(unknown.values()))):
+            sensible([replace(QUICK, **unknown)])  # type: ignore[arg-type]
 
 
 def test_a_cells_name_follows_from_all_that_decides_it() -> None:
@@ -218,6 +272,7 @@ def test_an_arm_says_what_is_unusual_about_it() -> None:
     for (task, weigher), arm in arms.items():
         assert Setting(task=task, weigher=weigher).arm == arm
     assert Setting(optimiser="nesterov").arm == "fedit+nesterov"
+    assert Setting(proximal_mu=0.1, noise="local:1:2").arm == "fedit+prox0.1+local:1:2"
 
 
 def test_what_coding_lost_goes_into_the_next_change_unless_coordinates_are_new() -> None:

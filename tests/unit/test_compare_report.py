@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from typer.testing import CliRunner
 
+from federation.accountant import epsilon, total
 from federation.errors import ConfigError, ConscienceError, UsageError
 from federation.ledger import tracker
 from server.cli import app
@@ -118,6 +119,26 @@ def test_another_baseline_is_the_one_of_the_differences(tmp_path: Path) -> None:
     with_difference = [row.arm for row in found.table.rows if row.difference is not None]
     assert with_difference == ["fedit"]
     assert "flora: because" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_a_panel_without_the_baseline_is_compared_with_its_first_arm(tmp_path: Path) -> None:
+    place = Place(tmp_path, mlflow=False)
+    padded = replace(SMALL, strategy="zeropad", ranks=(2,) * 4 + (4,) * 4)
+    found = compare(place, [SMALL, padded, replace(padded, strategy="rbla")])
+    assert list(found.table.baselines.values()) == ["fedit", "zeropad"]
+    assert [row.arm for row in found.table.rows if row.difference is not None] == ["rbla"]
+    assert "| against zeropad |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_noise_of_an_arm_stands_in_the_table(tmp_path: Path) -> None:
+    noisy = replace(SMALL, strategy="ffa", noise="central:1:0.5")
+    compare(Place(tmp_path, mlflow=False), [replace(SMALL, strategy="ffa"), noisy])
+    lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    place = next(line for line in lines if "epsilon" in line).split("|").index(" epsilon ")
+    rows = [line.split("|") for line in lines if line.startswith("| ffa")]
+    shown = {cells[1].strip(): cells[place].strip() for cells in rows}
+    assert shown["ffa+central:1:0.5"] == f"{epsilon(total([1.0]), 1e-5):.3g}"
+    assert shown["ffa"] == ""
 
 
 def test_arms_that_began_differently_are_called_unfair() -> None:

@@ -23,7 +23,7 @@ from federation.errors import ConscienceError, ModelError, ProcessError
 from federation.frames import read_frame, write_frame
 from federation.model.documents import Document
 from federation.model.grounded import Ground
-from server.compare.language import LanguageTask, split, spoilt
+from server.compare.language import FirstRounds, LanguageTask, split, spoilt
 from server.compare.workers import Pool
 from strategies.compare.federate import federate
 from strategies.compare.setting import Setting
@@ -45,6 +45,19 @@ class InProcess:
 
     def each(self, tasks: Any) -> Iterator[Any]:
         return (self.nodes.answer({"do": what, **values}, blob) for what, blob, values in tasks)
+
+
+class CountingPool(InProcess):
+    """Counts what is trained."""
+
+    def __init__(self, pool: InProcess) -> None:
+        super().__init__(pool.nodes, pool.opened)
+        self.trained = 0
+
+    def each(self, tasks: Any) -> Iterator[Any]:
+        wanted = list(tasks)
+        self.trained += sum(what == "train" for what, _, _ in wanted)
+        return super().each(wanted)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +89,7 @@ def documents(pool: InProcess, count: int = 12) -> list[Document]:
 def ask_to_train(pool: InProcess, start: Arrays, steps: int, trains: str = "AB") -> Arrays:
     plan = {"learning_rate": 0.01, "batch_size": 2, "max_seq_len": 32, "seed": 5}
     values = {"documents": [asdict(each) for each in documents(pool)], "plan": plan}
-    values |= {"round": 1, "steps": steps, "trains": list(trains)}
+    values |= {"round": 1, "steps": steps, "trains": trains}
     _, blob = pool.nodes.answer({"do": "train", **values}, save_tensors(start))
     file = TensorFile.from_bytes(blob)
     return {name: np.array(file.array(name)) for name in file.names()}
@@ -160,6 +173,37 @@ def test_a_cell_on_a_model_is_the_same_twice_and_learns(pool: InProcess, strateg
     assert last["loss"] < first["loss"]
     assert set(found[0]["facts"]) == {"base", "data", "order", "initial", "steps"}
     assert {part[:2] for part in last["parts"]} == {"es", "en"}
+
+
+def test_clients_of_unequal_ranks_train_leading_rows_on_a_model(pool: InProcess) -> None:
+    texts = split(documents(pool, 60))
+    setting = Setting(task="tiny", strategy="flexlora", partition="iid", clients=2, rounds=2)
+    setting = replace(setting, steps=1, ranks=(2, 4), coding="bf16", tokens=32)
+    with LanguageTask(pool, texts, setting) as task:  # type: ignore[arg-type]
+        mixed = federate(task, setting).to_json()
+    whole = replace(setting, ranks=())
+    with LanguageTask(pool, texts, whole) as task:  # type: ignore[arg-type]
+        even = federate(task, whole).to_json()
+    assert mixed["rounds"][-1]["up"] * 4 == even["rounds"][-1]["up"] * 3
+    assert mixed["rounds"][-1]["loss"] < mixed["rounds"][0]["loss"]
+    assert mixed["rounds"][-1]["loss"] != even["rounds"][-1]["loss"]
+
+
+def test_arms_share_what_they_train_alike_in_their_first_round(pool: InProcess) -> None:
+    texts, first = split(documents(pool, 60)), FirstRounds()
+    setting = Setting(task="tiny", partition="iid", clients=3, rounds=2, steps=1, tokens=32)
+    trained: list[int] = []
+    records = {}
+    for strategy in ("fedit", "flexlora", "ffa"):
+        arm = replace(setting, strategy=strategy)
+        counting = CountingPool(pool)
+        with LanguageTask(counting, texts, arm, first) as task:  # type: ignore[arg-type]
+            records[strategy] = federate(task, arm).to_json()["rounds"]
+        trained.append(counting.trained)
+    assert trained == [6, 3, 6]  # flexlora begins as fedit does; ffa trains another factor
+    again = replace(setting, strategy="flexlora")
+    with LanguageTask(pool, texts, again) as task:  # type: ignore[arg-type]
+        assert federate(task, again).to_json()["rounds"] == records["flexlora"]
 
 
 def test_held_out_texts_are_of_every_field_and_nobody_trains_on_them(pool: InProcess) -> None:
