@@ -8,7 +8,9 @@ ideas in the space of dW.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -104,10 +106,23 @@ def merge_by(
         )
     ordered = sorted(updates, key=lambda update: update.sha256)
     replies = [_reply(update, current, spec, place) for place, update in enumerate(ordered)]
-    arrays, _metrics = baseline.make(hostile, len(updates)).aggregate_train(1, replies)
+    with _without_flowers_log():
+        arrays, _metrics = baseline.make(hostile, len(updates)).aggregate_train(1, replies)
     if arrays is None:
         raise RoundError(f"{baseline.name} made nothing of {len(updates)} updates")
     return {name: arrays[name].numpy().astype(np.float32) for name in sorted(spec.shapes)}
+
+
+@contextmanager
+def _without_flowers_log() -> Iterator[None]:
+    """Keep Flower from telling of every round on stderr."""
+    flower = logging.getLogger("flwr")
+    before = flower.level
+    flower.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        flower.setLevel(before)
 
 
 def _reply(

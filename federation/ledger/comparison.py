@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; line styles differ as well.
 COLOURS = ("#0072B2", "#D98A00", "#009E73", "#CC79A7", "#56B4E9", "#222222")
@@ -41,10 +42,14 @@ def curves_picture(curves: Mapping[str, Curve]) -> bytes:
         shown = [(moved / 1e6, loss) for moved, loss in curve.points if moved or not is_wide]
         right.plot(*zip(*shown, strict=True), color=colour, linestyle=style, marker=".")
     left.set_xlabel("round")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("held-out loss")
     right.set_xlabel("MB moved so far, up and down, all clients")
     if is_wide:  # the start has moved nothing and is left out
         right.set_xscale("log")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.xaxis.set_major_formatter("{x:g}")
+        right.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="upper right", frameon=False, fontsize=9)
     return _png(figure)
 
@@ -89,6 +94,8 @@ def attacks_picture(losses: Mapping[str, Mapping[str, float]]) -> bytes:
     middle = ((known[0] if known else 0.0) + top) / 2
     for down, row in enumerate(rows):
         for across, value in enumerate(row):
+            if not math.isfinite(value):
+                continue
             colour = "white" if value > middle else "#222222"
             axes.text(across, down, f"{value:.3f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(attacks)), attacks)
