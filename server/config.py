@@ -42,6 +42,7 @@ class ServerConfig(settings.Settings):
         targets: "all-linear" or module suffixes.
         strategy: a rule of `strategies.catalogue`, or an installed stranger's.
         weigher: "capped" or "uniform", then weighers joined by "+": "uniform+sybil+rfa".
+        trusted_node: name of the operator's own node, by whose update "fltrust" measures others.
         quorum: fewest accepted updates for a merge.
         round_deadline_s: a round takes what has come by then; a quarter of it, at most 150 s, is
             for asking who holds what.
@@ -75,6 +76,7 @@ class ServerConfig(settings.Settings):
     rslora: bool = False
     strategy: str = "fedit"
     weigher: str = "capped"
+    trusted_node: str = ""
     quorum: int = Field(default=2, ge=1)
     round_deadline_s: float = Field(default=3600.0, gt=0)
     max_staleness: int = Field(default=3, ge=0)

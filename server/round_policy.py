@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 
+from federation.errors import ConfigError, UsageError
 from server.config import ServerConfig, ServerHome
+from server.nodes import Nodes
 from server.registry import Registry
 from server.rounds import report_paths
 from server.starting import require_strategy
@@ -43,11 +45,30 @@ def policy_of(home: ServerHome, config: ServerConfig, mode: Mode) -> RoundPolicy
             gauge_safe=rule.traits.gauge_safe,
             sizes=SizePolicy(min_sigma=MIN_SIGMA),
         ),
-        weigh=WeighPolicy(by=config.weigher, half_life=config.staleness_half_life),
+        weigh=WeighPolicy(
+            by=config.weigher, half_life=config.staleness_half_life, trusted=trusted(home, config)
+        ),
         optimiser=config.server_optimiser,
         step=step_of(config),
         privacy=privacy_of(config),
     )
+
+
+def trusted(home: ServerHome, config: ServerConfig) -> str:
+    """Return the pseudonym of the operator's own node; empty without one.
+
+    Raises:
+        ConfigError: there is no such node, or it has not joined.
+    """
+    if not config.trusted_node:
+        return ""
+    try:
+        node = Nodes(home.nodes_db).by_name(config.trusted_node)
+    except UsageError as err:
+        raise ConfigError(f"trusted_node: {err.message}", hint=err.hint) from err
+    if not node.pseudonym:
+        raise ConfigError(f"trusted_node: '{node.name}' has not joined yet")
+    return node.pseudonym
 
 
 def step_of(config: ServerConfig) -> StepPolicy:

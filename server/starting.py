@@ -146,6 +146,11 @@ def require_strategy(config: ServerConfig) -> Rule:
     Raises:
         ConfigError: unknown, or what the settings name does not go together.
     """
+    if "fltrust" in config.weigher.split("+") and not config.trusted_node:
+        raise ConfigError(
+            "the weigher 'fltrust' measures others by a node of your own, and none is named",
+            hint="Set \"trusted_node\" to its name, or weigh by 'rfa'.",
+        )
     return check_choice(
         config.strategy,
         config.weigher,

@@ -6,13 +6,14 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from federation.errors import ConfigError
+from federation.errors import ConfigError, RoundError
 from strategies.screen import Accepted
-from strategies.weighers import WEIGHERS, Weigher
+from strategies.weighers import WEIGHERS, Weigh, Weigher, fltrust
 
 F64 = npt.NDArray[np.float64]
 COUNTS = ("capped", "uniform")
@@ -28,11 +29,13 @@ class WeighPolicy:
             Without the first word it is "capped".
         cap_factor: examples count up to this many times the median.
         half_life: versions of staleness after which an update counts half, > 0.
+        trusted: the node whose update "fltrust" measures others by.
     """
 
     by: str = "capped"
     cap_factor: float = 5.0
     half_life: float = 3.0
+    trusted: str = ""
 
 
 def capped_examples(examples: Sequence[int], cap_factor: float = 5.0) -> F64:
@@ -95,7 +98,7 @@ def weights_for(
 
     Raises:
         ConfigError: unknown way to weigh, or no `gram` for one that needs it.
-        RoundError: too few updates for a weigher.
+        RoundError: too few updates for a weigher, or not the one that it trusts.
     """
     if not accepted:
         return np.empty(0)
@@ -116,21 +119,28 @@ def weights_for(
             raise ConfigError(f"'{policy.by}' needs the inner products of the changes")
         seen = gram() * np.outer(clips, clips)
         for weigher in weighers:
-            shares = weigher.weigh(seen, shares)
+            shares = _ready(weigher, policy, accepted)(seen, shares)
     weights: F64 = shares * clips
     weights /= max(1.0, math.fsum(weights))
     return weights
+
+
+def _ready(weigher: Weigher, policy: WeighPolicy, accepted: Sequence[Accepted]) -> Weigh:
+    if weigher.weigh is not fltrust:
+        return weigher.weigh
+    nodes = [update.node for update in accepted]
+    if policy.trusted not in nodes:
+        raise RoundError(
+            "fltrust: the trusted node's update is not among those that passed the screen",
+            hint="Wait for it, or weigh by 'rfa'.",
+        )
+    return partial(fltrust, trusted=nodes.index(policy.trusted))
 
 
 def _find(name: str) -> Weigher:
     for weigher in WEIGHERS:
         if weigher.name == name:
             return weigher
-    if name == "fltrust":
-        raise ConfigError(
-            "the weigher 'fltrust' needs an update of the operator's own; this server trains none",
-            hint="Weigh by 'rfa'.",
-        )
     names = [*COUNTS, *(weigher.name for weigher in WEIGHERS)]
     near = difflib.get_close_matches(name, names, n=1)
     raise ConfigError(

@@ -115,24 +115,29 @@ def multikrum(gram: F64, weights: F64) -> F64:
     return _with_sum_of(chosen, weights)
 
 
-def fltrust(gram: F64, trusted: F64, square: float) -> F64:
+def fltrust(gram: F64, weights: F64, trusted: int = 0) -> F64:
     """Weigh by agreement with the operator's own update (FLTrust, arXiv 2012.13995).
 
-    u_i ~ max(cos_i, 0), each change shrunk to the length of the operator's. The paper also
-    stretches short ones; here nobody counts more than what was sent.
+    u_i ~ w_i max(cos_i, 0), each change shrunk to the length of the operator's, which is itself the
+    measure and not counted. The paper also stretches short ones; here nobody counts more than what
+    was sent.
 
     Args:
-        gram: inner products of the clients' changes.
-        trusted: (N,) inner products with the operator's change.
-        square: its squared norm.
+        gram: inner products of the changes, the operator's among them.
+        weights: of each before.
+        trusted: place of the operator's own.
     """
-    lengths, own = _lengths(gram), math.sqrt(max(square, 0.0))
-    scores = np.maximum(trusted / np.maximum(lengths * own, np.finfo(np.float64).tiny), 0.0)
+    lengths = _lengths(gram)
+    own = float(lengths[trusted])
+    agreement = gram[trusted] / np.maximum(lengths * own, np.finfo(np.float64).tiny)
+    scores = weights * np.clip(agreement, 0.0, 1.0)
+    scores[trusted] = 0.0
     total = math.fsum(scores)
     if total == 0.0 or not math.isfinite(total):
-        return np.zeros(len(lengths))
-    weights: F64 = scores / total * np.minimum(1.0, own / np.maximum(lengths, _tiny(own)))
-    return weights
+        return np.zeros(len(weights))
+    shares = scores * (math.fsum(weights) / total)
+    shrunk: F64 = shares * np.minimum(1.0, own / np.maximum(lengths, _tiny(own)))
+    return shrunk
 
 
 WEIGHERS: tuple[Weigher, ...] = (
@@ -140,6 +145,7 @@ WEIGHERS: tuple[Weigher, ...] = (
     Weigher("sybil", sybil, "clients that send one direction count as one"),
     Weigher("rfa", rfa, "geometric median"),
     Weigher("multikrum", multikrum, "the updates closest to their neighbours"),
+    Weigher("fltrust", fltrust, "agreement with the operator's own update"),
 )
 
 

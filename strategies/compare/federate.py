@@ -156,7 +156,8 @@ class _Federation:
         self.hostile = self.attack.hostile(setting.clients, setting.seed)
         self.coder = Coder(setting.coding, feedback=not self.rule.traits.refactorises)
         self.noise = parse_noise(setting.noise)
-        self.policy = policy_of(setting, self.noise)
+        honest = [at for at in range(setting.clients) if at not in self.hostile]
+        self.policy = policy_of(setting, self.noise, trusted=honest[0])
         self.memory = CellMemory()
         self.kept: dict[int, Arrays] = {}
         self.norms: dict[str, tuple[float, ...]] = {}
@@ -274,12 +275,12 @@ class _Federation:
             self.task.add_base(merged.base)
 
 
-def policy_of(setting: Setting, noise: Noise) -> RoundPolicy:
-    """Return what a server's round would be told."""
+def policy_of(setting: Setting, noise: Noise, *, trusted: int) -> RoundPolicy:
+    """Return what a server's round would be told; client `trusted` is the operator's own."""
     return RoundPolicy(
         strategy=setting.strategy,
         seed=setting.seed,
-        weigh=WeighPolicy(by=setting.weigher),
+        weigh=WeighPolicy(by=setting.weigher, trusted=str(trusted)),
         optimiser=setting.optimiser,
         step=StepPolicy(lr=setting.server_lr),
         privacy=noise.privacy,

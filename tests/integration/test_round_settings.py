@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from client.packaging import make_package
 from federation import accountant
 from federation.adapter.format import Arrays, initial_arrays
 from federation.adapter.parts import at_rank, leading, only
-from federation.errors import FormatError
+from federation.errors import ConfigError, FormatError
 from server.config import ServerConfig, ServerHome
+from server.nodes import Nodes
 from server.registry import Registry
 from server.round_memory import RoundMemory
 from server.round_policy import policy_of, tell_nodes
 from strategies.catalogue import find
 from strategies.central_noise import Privacy
 from strategies.optimiser import StepPolicy
+from strategies.weigh import WeighPolicy
 from tests.adapter_samples import FACTS, make_spec, random_arrays
 from tests.round_bench import Bench, equal
 
@@ -43,6 +46,23 @@ def test_each_setting_of_the_server_reaches_the_round(tmp_path: Path) -> None:
         privacy={"noise_multiplier": 1.5, "clip_norm": 0.25, "delta": 1e-6},
     )
     assert blurred.privacy == Privacy(0.25, 1.5, 1e-6)
+
+
+def test_a_trusted_node_is_named_and_must_have_joined(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none is named"):
+        policy(tmp_path, weigher="fltrust")
+    named = {"weigher": "fltrust", "trusted_node": "mine"}
+    with pytest.raises(ConfigError, match="no node called 'mine'"):
+        policy(tmp_path, **named)
+    nodes = Nodes(ServerHome(tmp_path / "home").nodes_db)
+    nodes.invite("mine", token_sha256="ab" * 32, expires_at=time.time() + 60)
+    with pytest.raises(ConfigError, match="not joined"):
+        policy(tmp_path, **named)
+    nodes.claim("ab" * 32, supernode_key="key", signing_key="cd" * 32)
+    nodes.activate("mine", pseudonym="0123456789abcdef", flower_node_id="7")
+    assert policy(tmp_path, **named).weigh == WeighPolicy(
+        by="fltrust", half_life=1.0, trusted="0123456789abcdef"
+    )
 
 
 def test_momentum_goes_on_in_the_next_process_and_begins_anew_after_a_way_back(

@@ -6,6 +6,7 @@ The numbers in the names are those of the list of invariants in `docs/strategies
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -85,7 +86,10 @@ def test_1_weighers_do_not_mind_the_order(weigher: Weigher, seed: int) -> None:
     rng = np.random.default_rng(seed)
     changes, base = honest(rng, 9), rng.dirichlet(np.ones(9))
     order = rng.permutation(9)
-    found = weigher.weigh(inner(changes[order]), base[order])
+    weigh = weigher.weigh
+    if weigher.weigh is fltrust:  # the trusted one is number 0, wherever it comes
+        weigh = partial(fltrust, trusted=int(np.argmin(order)))
+    found = weigh(inner(changes[order]), base[order])
     np.testing.assert_allclose(found, weigher.weigh(inner(changes), base)[order], atol=1e-9)
 
 
@@ -193,11 +197,25 @@ def test_fltrust_gives_nothing_to_those_who_go_the_other_way() -> None:
     rng = np.random.default_rng(6)
     own = rng.normal(size=60)
     changes = np.vstack([own + 0.5 * rng.normal(size=60), -5 * own, 10 * own])
-    weights = fltrust(inner(changes), changes @ own, float(own @ own))
+    all_of_them = np.vstack([changes, own])
+    weights = fltrust(inner(all_of_them), np.full(4, 0.25), trusted=3)
     assert weights[1] == 0
     assert_are_weights(weights)
     assert np.linalg.norm(weights[2] * changes[2]) <= np.linalg.norm(own) * 0.6
-    np.testing.assert_array_equal(fltrust(inner(changes), np.zeros(3), 0.0), np.zeros(3))
+    assert weights[3] == 0 < weights[0]
+    nothing = np.vstack([changes, 0 * own])
+    np.testing.assert_array_equal(fltrust(inner(nothing), np.full(4, 0.25), trusted=3), np.zeros(4))
+
+
+def test_fltrust_waits_for_the_node_that_it_trusts() -> None:
+    accepted = [Accepted(f"{i:064x}", f"node {i}", 10) for i in range(3)]
+    gram_of = np.diag([1.0, 1.0, 1.0])
+    gram_of[0, 1] = gram_of[1, 0] = 0.5
+    policy = WeighPolicy(by="uniform+fltrust", trusted="node 1")
+    weights = weights_for(accepted, policy, lambda: gram_of)
+    np.testing.assert_allclose(weights, [1.0, 0.0, 0.0])
+    with pytest.raises(RoundError, match="trusted node"):
+        weights_for(accepted, WeighPolicy(by="fltrust", trusted="node 9"), lambda: gram_of)
 
 
 def test_weighers_are_chosen_by_name_and_joined_with_plus() -> None:
@@ -208,8 +226,6 @@ def test_weighers_are_chosen_by_name_and_joined_with_plus() -> None:
     with pytest.raises(ConfigError, match="multicrum") as caught:
         find_weighers("multicrum")
     assert "multikrum" in str(caught.value.hint)
-    with pytest.raises(ConfigError, match="operator's own"):
-        find_weighers("fltrust")
 
 
 def test_weighers_see_changes_as_the_screen_clipped_them() -> None:

@@ -160,6 +160,13 @@ def test_the_screen_and_the_geometric_median_hold_off_a_crude_attack() -> None:
     assert median.rounds[-1]["loss"] < bare / 2
 
 
+def test_a_trusted_node_holds_off_a_turned_sign_of_honest_size() -> None:
+    attacked = replace(QUICK, attack="sign:0.25:1", steps=20, rounds=3)
+    trusting = run(replace(attacked, weigher="uniform+fltrust"))
+    assert trusting.rounds[-1]["hostile_weight"] < 0.05
+    assert trusting.rounds[-1]["loss"] < last(attacked)
+
+
 def test_weighers_by_products_hold_off_an_attack_among_unequal_ranks_too() -> None:
     mixed = replace(QUICK, ranks=(2, 2, 4, 4, 4, 4, 2, 2), steps=20, rounds=3, screen=False)
     attacked = replace(mixed, strategy="flexlora", attack="sign:0.25:10")
