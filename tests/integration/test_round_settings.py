@@ -14,6 +14,7 @@ from client.packaging import make_package
 from federation import accountant
 from federation.adapter.format import Arrays, initial_arrays
 from federation.adapter.parts import at_rank, leading, only
+from federation.adapter.signing import SigningKey, pseudonym
 from federation.errors import ConfigError, FormatError
 from server.config import ServerConfig, ServerHome
 from server.nodes import Nodes
@@ -63,6 +64,22 @@ def test_a_trusted_node_is_named_and_must_have_joined(tmp_path: Path) -> None:
     assert policy(tmp_path, **named).weigh == WeighPolicy(
         by="fltrust", half_life=1.0, trusted="0123456789abcdef"
     )
+
+
+def test_a_round_that_trusts_a_node_waits_for_it_and_counts_those_who_agree(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    agrees, stranger = bench.add(1), bench.add(9)
+    mine = SigningKey.generate()
+    weigh = WeighPolicy(by="uniform+fltrust", trusted=pseudonym(mine.public_hex))
+    waiting = bench.run(weigh=weigh).report.outcome
+    assert (waiting["version"], waiting["waiting"]) == (None, 2)
+    trusted = bench.add(1, key=mine)
+    merged = bench.run(weigh=weigh).report.outcome["merged"]
+    weights = {each["node"]: each["weight"] for each in merged}
+    assert weights[trusted.node] == 0
+    assert weights[agrees.node] > 3 * weights[stranger.node]
 
 
 def test_momentum_goes_on_in_the_next_process_and_begins_anew_after_a_way_back(
