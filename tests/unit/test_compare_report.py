@@ -221,6 +221,8 @@ def test_a_grid_crosses_what_it_is_given_and_says_what_it_left_out() -> None:
         (lambda: grid.parse_rates(["fast"]), "above 0"),
         (lambda: grid.parse_fixed(["round=2"]), "round"),
         (lambda: grid.parse_fixed(["rounds=0"]), "no such value"),
+        (lambda: grid.parse_proximal(["0", "much"]), "much"),
+        (lambda: grid.parse_rates(["flower-mean=1"]), "flower-mean"),
         (lambda: grid.cells(grid.Wish(partitions=("iid",))), "partition of the lab"),
         (lambda: grid.cells(grid.Wish(strategies=("flora",), optimisers=("adam",))), "no cell"),
         (lambda: grid.choose(grid.Wish(), quick=False, preset="papers"), "papers"),
@@ -287,3 +289,18 @@ def test_every_cell_is_logged_once_to_a_local_file(
     losses = [value for name, value, _time, _step in runs[0]["metrics"] if name == "loss"]
     assert len(losses) == SMALL.rounds + 1
     assert runs[0]["ended"]
+
+
+def test_noise_and_fedprox_are_crossed_with_the_rest_and_nonsense_is_left_out() -> None:
+    noises = ("none", "central:1:0.5", "local:1:0.5")
+    wish = grid.Wish(strategies=("ffa", "flexlora"), seeds=1, noises=noises, proximal=(0.0, 0.1))
+    kept, left = grid.cells(wish)
+    assert [cell.arm for cell in kept if cell.strategy == "flexlora"] == [
+        "flexlora",
+        "flexlora+local:1:0.5",
+        "flexlora+prox0.1",
+        "flexlora+prox0.1+local:1:0.5",
+    ]
+    assert len([cell for cell in kept if cell.strategy == "ffa"]) == 6
+    assert len(left) == 2
+    assert all("no plain mean" in why for why in left.values())
