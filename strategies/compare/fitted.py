@@ -12,7 +12,7 @@ from federation.adapter.format import A, AdapterSpec, B
 from federation.adapter.tensors import Arrays
 from strategies.compare.wire import VirtualUpdate
 from strategies.lowrank import fit_rank, with_rest
-from strategies.merge import Merged
+from strategies.merge import Merged, merge_all
 from strategies.pairs import ClientPair, Factors, Pair, client_pair, pair_of
 from strategies.rule import Ctx, Reducer
 
@@ -60,19 +60,8 @@ class Clients:
         ]
 
     def merge(self, weights: F64, reduce: Reducer, ctx: Ctx) -> Merged:
-        """As `strategies.merge.merge_all`, for clients of unequal ranks."""
-        if not self.updates:
-            return Merged(dict(self.current), {})
-        adapter: Arrays = {}
-        base: Arrays = {}
-        for module in self.spec.modules():
-            previous = pair_of(self.current, self.spec, module)
-            out = reduce(self.pairs(module), weights, previous, ctx)
-            adapter[module + A], adapter[module + B] = out.pair.A, out.pair.B
-            if out.base is not None:
-                base[module + A] = out.base.A
-                base[module + B] = out.base.B * np.float32(out.base.scale)
-        return Merged(dict(sorted(adapter.items())), dict(sorted(base.items())))
+        """As a server merges them: `strategies.merge.merge_all`."""
+        return merge_all(self.updates, weights, self.current, self.spec, reduce, ctx)
 
     def lost(self, merged: Merged, weights: F64) -> float:
         """Return the norm of what the merge misses of the weighted sum, over that of the change.
