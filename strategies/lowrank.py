@@ -106,7 +106,7 @@ def _root(square: F64) -> F64:
     The triangle of Cholesky costs a tenth of the eigenvalues that are needed where one is zero.
     """
     try:
-        return np.linalg.cholesky(square, upper=True)
+        return np.linalg.cholesky(square, upper=True).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:
         pass
     values, vectors = np.linalg.eigh(square)
