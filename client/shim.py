@@ -6,7 +6,8 @@ flwr-clientapp    Flower's own, except that the bundle sent by the server is com
                   installed rooms instead of being unpacked, and the installed ClientApp is loaded.
                   (Flower never rewrites a bundle that lies unpacked already: code there may have
                   been changed since, so nothing is imported from there.)
-flower-supernode  Flower's own, but quiet (`client.quiet`), and everything it sends is counted.
+flower-supernode  Flower's own, but quiet (`client.quiet`), and everything it sends is counted. The
+                  bundle is fetched only where it is another than the installed code makes.
                   Losing its connection or its heartbeat ends the process.
                   Unaided it lives on, connected to nothing, when a request is answered with a
                   status that it does not retry (413, 429, 500). And first it tells the server that
@@ -19,6 +20,7 @@ flwr-…            other kinds of task run code from the bundle: refused.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import os
 import sys
@@ -30,7 +32,7 @@ from typing import Any, NoReturn
 
 from client.quiet import anonymous, quieten
 from client.sent import Meter
-from federation import redaction, task_token
+from federation import bundle, redaction, task_token
 from federation.bundle import check_fab, rooms_folder
 from federation.errors import BundleError
 from federation.lone import lone_command
@@ -94,7 +96,7 @@ def supernode() -> None:
 
     threading.excepthook = _end_with_thread
     meter = Meter(find_home().sent)
-    quieten(fleet_http_connection, node_auth_http_interceptor, meter.add)
+    quieten(fleet_http_connection, node_auth_http_interceptor, meter.add, own_bundle)
     try:
         if not leave_old_place(sys.argv[1:]):
             _end(NOT_ADMITTED)
@@ -105,6 +107,27 @@ def supernode() -> None:
         meter.flush()
     # It came back: the connection is lost, but its local server's thread keeps the process alive.
     _end("the SuperNode lost its connection")
+
+
+def own_bundle(fab_hash: str) -> Any:  # noqa: ANN401 - flwr's GetFabResponse
+    """Answer a request for the bundle of this hash, if the installed code makes that very one.
+
+    Built as the server builds it, so equal code and an equal Flower give equal bytes. Whatever
+    comes to the ClientApp, from here or from the server, is checked there.
+
+    Returns:
+        None if it is another: then the server is asked, and the check names what differs.
+    """
+    from flwr.cli.build import build_fab_from_files
+    from flwr.proto.fab_pb2 import Fab, GetFabResponse
+
+    try:
+        fab, _ = build_fab_from_files(bundle.app_files())
+    except (BundleError, ValueError):  # an installation that is incomplete, or another Flower
+        return None
+    if hashlib.sha256(fab).hexdigest() != fab_hash:
+        return None
+    return GetFabResponse(fab=Fab(hash_str=fab_hash, content=fab))
 
 
 def leave_old_place(arguments: Sequence[str]) -> bool:

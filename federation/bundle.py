@@ -2,7 +2,8 @@
 
 Flower ships an app's code to every node. Ours is exactly the Python files of the five rooms and
 the LICENSE, and a node runs the bundle's code only if it is byte for byte what its owner installed
-(then it runs the installed copy). No flwr here: a bundle is a zip.
+(then it runs the installed copy). A node whose own files make the very bundle that a round names
+does not fetch it (`client.shim`). No flwr here: a bundle is a zip.
 """
 
 from __future__ import annotations
@@ -100,6 +101,19 @@ def installed_version() -> str:
         raise _incomplete(DISTRIBUTION) from err
 
 
+def app_files() -> dict[str, bytes]:
+    """The whole app of the installed code, as `room_files`, with the project file it is built by.
+
+    Raises:
+        BundleError: the installation is incomplete.
+    """
+    include = ", ".join([*(f'"{room}/**/*.py"' for room in ROOMS), f'"/{LICENSE}"'])
+    project = _APP.format(
+        name=DISTRIBUTION, version=installed_version(), include=include, **COMPONENTS
+    )
+    return {**room_files(), PROJECT: project.encode()}
+
+
 def write_app(folder: Path) -> Path:
     """Write an app folder for `flwr run` or `flwr build`; returns it.
 
@@ -107,7 +121,7 @@ def write_app(folder: Path) -> Path:
         folder: made if missing and must be ours alone: code left from another version is removed.
             Its name may have at most 32 characters (flwr's rule).
     """
-    files = room_files()
+    files = app_files()
     for stale in folder.rglob("*.py"):
         if stale.relative_to(folder).as_posix() not in files:
             stale.unlink()
@@ -115,11 +129,6 @@ def write_app(folder: Path) -> Path:
         target = folder / name
         if not target.is_file() or target.read_bytes() != data:
             durable.write_bytes(target, data)
-    include = ", ".join([*(f'"{room}/**/*.py"' for room in ROOMS), f'"/{LICENSE}"'])
-    project = _APP.format(
-        name=DISTRIBUTION, version=installed_version(), include=include, **COMPONENTS
-    )
-    durable.write_text(folder / PROJECT, project)
     return folder
 
 

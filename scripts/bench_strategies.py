@@ -10,7 +10,9 @@ Three tables, in CPU seconds of the whole process (medians; sides take turns):
     rules      each rule over the same 32 adapters, and stock Flower's FedAvg, FedMedian and Krum
 
 Stock Flower gets f32 arrays that are in memory already; ours decode bf16 as they go. Its median and
-Krum act on factors, which breaks the product: they stand here for their speed alone.
+Krum act on factors, which breaks the product: they stand here for their speed alone. Seconds waver
+with what else runs: compare them with plain numpy's in the same table (a copy of as many f32; the
+two products of stacked factors that a Gram matrix cannot do without).
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapters", type=int, default=32, help="of the other tables")
     parser.add_argument("--megabytes", type=float, default=17.7, help="one adapter in f32")
     parser.add_argument("--repeat", type=int, default=3, help="medians over this many")
+    parser.add_argument("--only", nargs="*", default=[""], help="words; sides named with one")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
@@ -85,11 +88,35 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]
     updates = [_update(spec, index) for index in range(options.adapters)]
     size = options.adapters * spec.tensor_bytes
     sides = _rules(updates, current, spec) | _stock(updates, current)
-    return {
-        "flexlora": _time({"redistribution": _redistribution(options)}, options.repeat, 0),
-        "gram": _time(_geometry(updates, current, spec), options.repeat, size),
-        "rules": _time(sides, options.repeat, size),
+    sides["numpy, copy"] = _copy(len(updates), spec)
+    tables = {
+        "flexlora": (_flexlora(options), 0),
+        "gram": (_geometry(updates, current, spec), size),
+        "rules": (sides, size),
     }
+    return {
+        table: _time(
+            {
+                name: run
+                for name, run in found.items()
+                if any(word in name for word in options.only)
+            },
+            options.repeat,
+            bytes_,
+        )
+        for table, (found, bytes_) in tables.items()
+    }
+
+
+def _flexlora(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    stacks = np.random.default_rng(0).normal(size=(2, options.clients * RANK, SIDE))
+
+    def products() -> None:
+        for _ in range(options.modules):
+            for factors in stacks:
+                factors @ factors.T
+
+    return {"redistribution": _redistribution(options), "numpy, its two Gram products": products}
 
 
 def _redistribution(options: argparse.Namespace) -> Callable[[], None]:
@@ -121,10 +148,37 @@ def _geometry(
 ) -> dict[str, Callable[[], Any]]:
     matrix = gram(updates, current, spec)
     weights = np.full(len(updates), 1.0 / len(updates))
-    sides: dict[str, Callable[[], Any]] = {"gram": lambda: gram(updates, current, spec)}
+    sides: dict[str, Callable[[], Any]] = {
+        "gram": lambda: gram(updates, current, spec),
+        "numpy, its products": _products(len(updates), spec),
+    }
     for weigher in WEIGHERS:
         sides[weigher.name] = lambda found=weigher: found.weigh(matrix, weights)
     return sides
+
+
+def _products(count: int, spec: AdapterSpec) -> Callable[[], None]:
+    rng = np.random.default_rng(0)
+    sides = sorted({max(shape) for shape in spec.shapes.values()})
+    stacks = {side: rng.normal(size=(count * spec.rank, side)).astype(np.float32) for side in sides}
+
+    def run() -> None:
+        for shape in spec.shapes.values():
+            factors = stacks[max(shape)]
+            factors @ factors.T
+
+    return run
+
+
+def _copy(count: int, spec: AdapterSpec) -> Callable[[], None]:
+    source = np.ones(spec.tensor_bytes // 4, np.float32)
+    target = np.empty_like(source)
+
+    def run() -> None:
+        for _ in range(count):
+            np.copyto(target, source)
+
+    return run
 
 
 def _rules(

@@ -18,7 +18,8 @@ from strategies.coded import Coded
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-TILE = 64
+TILE = 64  # clients
+PART = 256  # columns of A or rows of B in f64 at once: 1 MiB of 32 clients at r = 16
 
 
 class Factors(Protocol):
@@ -169,8 +170,10 @@ def gram(
 
     With X_i, Y_i the changes of B and A, a change of dW is s (X_i A_g + B_g Y_i + X_i Y_i): no
     dense dW, no cancellation. All but <X_i Y_i, X_j Y_j> are inner products of vectors as long as
-    an adapter, in f64; that last one, which is small of fourth order, is summed over blocks in f32.
-    Memory: one module of two tiles of clients, and (r tile)^2 numbers.
+    an adapter, in f64, made for a part of a module at a time; that last one, which is small of
+    fourth order, is summed over blocks in f32. It takes half of the time, and no way around it is
+    known: N^2 r^2 (d_in + d_out) operations.
+    Memory: one module of two tiles of clients in f32, and (r tile)^2 numbers.
 
     Args:
         updates: any number; their deltas are taken on top of `current`.
@@ -251,48 +254,73 @@ class _Terms:
     """Changes of one module of several clients, n of them, as `gram` needs them.
 
     Attributes:
-        x, y: (clients, r, d_out) and (clients, r, d_in), f32: changes of B, transposed, and of A.
-        plain, bent: (clients, length), f64: <change_i, change_j> without its last term is
-            plain_i . bent_j + bent_i . plain_j.
+        x: (d_out, n, r), f32: changes X of B.
+        y: (n, r, d_in), f32: changes Y of A.
+        u, v: (n, r, r), f64: B_g^T X and Y A_g^T.
+        bend_x, bend_y: (n, r, r), f64: A_g A_g^T / 2 + V and B_g^T B_g / 2 + U.
     """
 
     x: F32
     y: F32
-    plain: F64
-    bent: F64
+    u: F64
+    v: F64
+    bend_x: F64
+    bend_y: F64
 
 
 def _terms_of(updates: Sequence[Update], pair: Pair, module: str) -> _Terms:
-    (rank, d_in), d_out = pair.A.shape, pair.B.shape[0]
-    x = np.zeros((len(updates), rank, d_out), np.float32)
-    y = np.zeros((len(updates), rank, d_in), np.float32)
+    (rank, d_in), d_out, count = pair.A.shape, pair.B.shape[0], len(updates)
+    x = np.zeros((d_out, count, rank), np.float32)
+    y = np.zeros((count, rank, d_in), np.float32)
     for index, update in enumerate(updates):
         client = client_pair(update, pair, module)
         own = len(client.current.A)
-        x[index, :own] = client.delta_b.decode().T
+        x[:, index, :own] = client.delta_b.decode()
         y[index, :own] = client.delta_a.decode()
     a, b = pair.A.astype(np.float64), pair.B.astype(np.float64)
-    plain = np.empty((len(updates), rank, d_out + d_in + rank))
-    bent = np.empty_like(plain)
-    wide_x, wide_y, u = np.split(plain, (d_out, d_out + d_in), axis=2)  # views
-    wide_x[:], wide_y[:] = x, y
-    u[:] = (wide_x @ b).swapaxes(1, 2)  # B_g^T X
-    v = wide_y @ a.T  # Y A_g^T
-    np.matmul((a @ a.T / 2 + v).swapaxes(1, 2), wide_x, out=bent[:, :, :d_out])
-    np.matmul(b.T @ b / 2 + u, wide_y, out=bent[:, :, d_out:-rank])
-    bent[:, :, -rank:] = v
-    return _Terms(x, y, plain.reshape(len(updates), -1), bent.reshape(len(updates), -1))
+    u, v = np.zeros((count, rank, rank)), np.zeros((count, rank, rank))
+    for part in _parts(d_out):
+        u += b[part].T @ _wide(x[part].swapaxes(0, 1))
+    for part in _parts(d_in):
+        v += _wide(y[:, :, part]) @ a[:, part].T
+    return _Terms(x, y, u, v, a @ a.T / 2 + v, b.T @ b / 2 + u)
 
 
 def _inner_terms(one: _Terms, other: _Terms) -> F64:
-    count, rank = one.y.shape[:2]
-    rows, columns = (each.y.reshape(-1, each.y.shape[2]) for each in (one, other))
-    products = rows @ columns.T
-    rows, columns = (each.x.reshape(-1, each.x.shape[2]) for each in (one, other))
-    products *= rows @ columns.T
-    blocks = products.reshape(count, rank, len(other.y), rank)
-    found: F64 = blocks.sum(axis=(1, 3), dtype=np.float64)
-    half = one.plain @ other.bent.T
+    """Return <change_i, change_j>, without the scale, for all i, j."""
+    (d_out, count, rank), d_in = one.x.shape, one.y.shape[2]
+    products = one.x.reshape(d_out, -1).T @ other.x.reshape(d_out, -1)
+    products *= one.y.reshape(-1, d_in) @ other.y.reshape(-1, d_in).T
+    blocks = products.reshape(count, rank, -1, rank)
+    found: F64 = np.einsum("iajb->ij", blocks, dtype=np.float64)
+    half = _half(one, other)
     found += half
-    found += half.T if one is other else one.bent @ other.plain.T
+    found += half.T if one is other else _half(other, one).T
     return found
+
+
+def _half(one: _Terms, other: _Terms) -> F64:
+    """Return <X_i, X_j (A A^T / 2 + V_j)> + <Y_i, (B^T B / 2 + U_j) Y_j> + <U_i, V_j>."""
+    found: F64 = _flat(one.u) @ _flat(other.v).T
+    for part in _parts(len(one.x)):
+        x = _wide(one.x[part].swapaxes(0, 1))
+        bent = x if one is other else _wide(other.x[part].swapaxes(0, 1))
+        found += _flat(x) @ _flat(bent @ other.bend_x).T
+    for part in _parts(one.y.shape[2]):
+        y = _wide(one.y[:, :, part])
+        bent = y if one is other else _wide(other.y[:, :, part])
+        found += _flat(y) @ _flat(other.bend_y @ bent).T
+    return found
+
+
+def _wide(values: F32) -> F64:
+    return values.astype(np.float64, order="C")
+
+
+def _flat(values: F64) -> F64:
+    """One row a client."""
+    return values.reshape(len(values), -1)
+
+
+def _parts(length: int) -> list[slice]:
+    return [slice(first, first + PART) for first in range(0, length, PART)]

@@ -27,7 +27,7 @@ from federation import durable
 from federation.adapter.delta import SCALES, STORED, coded_names, rank_axis
 from federation.adapter.manifest import PackageManifest, canonical
 from federation.adapter.package import Package, open_package
-from federation.adapter.parts import only
+from federation.adapter.parts import endings
 from federation.adapter.tensors import TensorFile
 from federation.errors import FormatError, RoundError
 from strategies.coded import NOTHING, Coded, Kind
@@ -73,6 +73,7 @@ class _Stored(NamedTuple):
     dtype: str
     kind: Kind
     steps: Mapping[str, npt.NDArray[np.float32]]
+    endings: tuple[str, ...]
 
 
 class SpooledUpdate:
@@ -133,7 +134,7 @@ class SpooledUpdate:
             FormatError: no such tensor, or stored in another dtype than the manifest says.
         """
         stored = self._stored
-        if not only({name: None}, self.manifest.factors):
+        if not name.endswith(stored.endings):
             return NOTHING
         place = stored.tensors.place(name)
         if place.dtype != stored.dtype:
@@ -178,6 +179,7 @@ class SpooledUpdate:
             STORED[coding],
             "int8" if coding == "int8" else "uint16",
             self._read_steps(),
+            endings(self.manifest.factors),
         )
 
     def _read_steps(self) -> dict[str, npt.NDArray[np.float32]]:

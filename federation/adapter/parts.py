@@ -16,10 +16,15 @@ from federation.errors import FormatError
 T = TypeVar("T")
 
 
+def endings(factors: Factors) -> tuple[str, ...]:
+    """Return how names of tensors of `factors` end."""
+    return tuple({"A": A, "B": B}[factor] for factor in factors)
+
+
 def only(tensors: Mapping[str, T], factors: Factors) -> dict[str, T]:
     """Return those entries whose tensor is of `factors`, in their order."""
-    endings = tuple({"A": A, "B": B}[factor] for factor in factors)
-    return {name: value for name, value in tensors.items() if name.endswith(endings)}
+    wanted = endings(factors)
+    return {name: value for name, value in tensors.items() if name.endswith(wanted)}
 
 
 def at_rank(spec: AdapterSpec, rank: int) -> AdapterSpec:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from town import CommandError, Town
 
+from federation import bundle
 from tests.e2e.conftest import DEADLINE_S, contribute, give_texts
 
 WAIT_S = 120.0
@@ -59,6 +60,15 @@ def test_the_server_says_what_it_did(town: Town) -> None:
     assert [row["version"] for row in history] == [0, 1]
     up = town.traffic()
     assert all(sent > 0 and received > 0 for sent, received in up.values())
+
+
+def test_a_round_brings_weights_and_no_code(town: Town) -> None:
+    """The node has the code: all that it received, v1 in f32 included, is less than the bundle."""
+    code = sum(len(data) for data in bundle.app_files().values())
+    assert all(0 < received < code for _, received in town.traffic().values())
+    log = (town.server / "logs" / "superlink.log").read_text(encoding="utf-8")
+    assert "Fleet.GetRun" in log
+    assert "Fleet.GetFab" not in log
 
 
 @pytest.mark.security

@@ -47,6 +47,7 @@ def through_file(coded: dict[str, np.ndarray], coding: str) -> Arrays:
     return decode(TensorFile.from_bytes(save_tensors(coded)), coding)
 
 
+@settings(deadline=None)
 @given(ANY_BITS)
 def test_bf16_rounds_as_torch_does(bits: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
@@ -59,6 +60,7 @@ def test_bf16_rounds_as_torch_does(bits: np.ndarray) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
+@settings(deadline=None)
 @given(arrays_of.arrays(np.uint16, st.integers(0, 100)))
 def test_bf16_values_come_back_bit_by_bit(bits: np.ndarray) -> None:
     finite = np.where(np.isnan(from_bf16(bits)), np.uint16(0), bits)
@@ -72,6 +74,7 @@ def test_bf16_ties_go_to_even() -> None:
     np.testing.assert_array_equal(to_bf16(ties), np.array([0x3F80, 0x3F82], np.uint16))
 
 
+@settings(deadline=None)
 @given(pairs())
 def test_int8_errs_by_half_a_step_of_its_rank_row(delta: Arrays) -> None:
     coded, _ = encode(delta, "int8")
@@ -85,6 +88,7 @@ def test_int8_errs_by_half_a_step_of_its_rank_row(delta: Arrays) -> None:
 
 
 @pytest.mark.parametrize("coding", ["bf16", "int8"])
+@settings(deadline=None)
 @given(delta=pairs(), before=st.integers(0, 2**31))
 def test_what_is_sent_and_what_is_kept_add_up(coding: str, delta: Arrays, before: int) -> None:
     rng = np.random.default_rng(before)
@@ -98,7 +102,7 @@ def test_what_is_sent_and_what_is_kept_add_up(coding: str, delta: Arrays, before
 
 
 @pytest.mark.parametrize("coding", ["bf16", "int8"])
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(delta=pairs(st.floats(-1, 1, width=32)))
 def test_error_feedback_keeps_the_sum_of_many_rounds(coding: str, delta: Arrays) -> None:
     total = {name: np.zeros(value.shape) for name, value in delta.items()}
@@ -154,6 +158,7 @@ def test_large_tensors_are_decoded_in_blocks_without_a_seam() -> None:
     np.testing.assert_array_equal(through_file(coded, "bf16")[name], expected.view(np.float32))
 
 
+@settings(deadline=None)
 @given(pairs(), pairs())
 def test_subtract_and_add_want_the_same_tensors(left: Arrays, right: Arrays) -> None:
     if all(left[name].shape == right[name].shape for name in left):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 from collections.abc import Iterator
@@ -14,11 +15,15 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Error
+from flwr.cli.build import build_fab_from_disk
+from flwr.proto.fab_pb2 import GetFabRequest
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supernode import fleet_http_connection, node_auth_http_interceptor
 
 from client.quiet import HEADERS, anonymous, quieten
+from client.shim import own_bundle
+from federation import bundle
 from federation.errors import BundleError
 from tests.fake_gateway import FakeGateway, serve_gateway
 from tests.server_home import node_keys
@@ -45,7 +50,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     client, now = fleet_http_connection.FleetHttpClient, node_auth_http_interceptor.now
     monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", client)
     monkeypatch.setattr(node_auth_http_interceptor, "now", now)
-    quieten(fleet_http_connection, node_auth_http_interceptor, bytes_sent.append)
+    quieten(fleet_http_connection, node_auth_http_interceptor, bytes_sent.append, own_bundle)
     return bytes_sent
 
 
@@ -102,6 +107,21 @@ def test_h27_a_redirect_leads_nowhere(gateway: FakeGateway, counted: list[int]) 
     assert gateway.asked == ["/v1/fleet/activate-node"]
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr's own use
+def test_a_bundle_of_the_installed_code_is_not_fetched_another_is(
+    gateway: FakeGateway, counted: list[int], tmp_path: Path
+) -> None:
+    fab = build_fab_from_disk(bundle.write_app(tmp_path / "app"))  # as `flwr run` on a server
+    with client_of(gateway) as client:
+        for _ in range(2):
+            answer = client.GetFab(GetFabRequest(hash_str=hashlib.sha256(fab).hexdigest()))
+            assert answer.fab.content == fab
+        assert gateway.asked == []
+        client.GetFab(GetFabRequest(hash_str="ab" * 32))
+    assert gateway.asked == ["/v1/fleet/get-fab"]
+    assert len(counted) == 1
+
+
 @pytest.mark.privacy
 @pytest.mark.parametrize(
     ("reason", "said"),
@@ -118,4 +138,4 @@ def test_of_an_exception_only_the_class_is_told(reason: str | None, said: str | 
 
 def test_a_flwr_that_talks_otherwise_is_refused() -> None:
     with pytest.raises(BundleError, match="FleetHttpClient"):
-        quieten(SimpleNamespace(), node_auth_http_interceptor, print)
+        quieten(SimpleNamespace(), node_auth_http_interceptor, print, own_bundle)
