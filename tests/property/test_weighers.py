@@ -122,8 +122,8 @@ def test_11_rfa_is_the_geometric_median(seed: int) -> None:
     changes, base = honest(rng, 8), rng.dirichlet(np.ones(8))
     apart = rfa(inner(changes), base) @ changes - changes
     lengths = np.linalg.norm(apart, axis=1)
-    if lengths.min() > 1e-2:
-        assert np.linalg.norm(base / lengths @ apart) < 1e-4
+    if lengths.min() > 0.3:  # of about 10; Weiszfeld's steps are slow where the median is a client
+        assert np.linalg.norm(base / lengths @ apart) < 1e-6
 
 
 @pytest.mark.security
