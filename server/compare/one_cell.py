@@ -52,6 +52,8 @@ def read(config: Config) -> Asked:
         strategies=(str(config["strategy"]),),
         weighers=_given(config, "weigher"),
         optimisers=_given(config, "optimiser") or ("none",),
+        proximal=(float(config["proximal"]),),
+        noises=_given(config, "noise") or ("none",),
         partitions=_given(config, "partition"),
         attacks=_given(config, "attack") or ("none",),
         seeds=1,

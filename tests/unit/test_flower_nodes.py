@@ -69,6 +69,8 @@ def in_process(task: Task, setting: Setting) -> dict[str, Any]:
         {"strategy": "fedsa"},  # every node keeps its own B
         {"strategy": "rolora", "coding": "int8"},  # trains one factor at a time
         {"strategy": "flexlora", "ranks": "2:4:6", "attack": "flip:0.3:2"},
+        {"strategy": "ffa", "proximal": 0.5, "noise": "local:1:0.5"},
+        {"strategy": "flower-median"},
     ],
     ids=lambda wish: str(wish["strategy"]),
 )
@@ -212,9 +214,12 @@ def test_where_no_model_is_named_the_partition_says_which() -> None:
 
 def test_every_setting_of_a_comparison_is_one_of_the_apps() -> None:
     others = {"model", "data", "out", "strategy", "weigher", "optimiser", "partition", "attack"}
-    assert USUAL.keys() == others | {"screen", "seed", "lr"} | grid.FIXED.keys()
+    others |= {"proximal", "noise", "screen", "seed", "lr"}
+    assert USUAL.keys() == others | grid.FIXED.keys()
     given = {"weigher": "uniform+rfa", "optimiser": "adam", "screen": False, "lr": 0.03}
     fixed = {"clients": 6, "rounds": 7, "steps": 8, "rank": 3, "coding": "bf16"}
-    cell = one_cell.read(USUAL | given | fixed | {"server_lr": 0.5, "batch": 4, "tokens": 9}).cell
-    assert replace(Setting(), **given, **fixed, server_lr=0.5, batch=4, tokens=9) == cell
+    fixed |= {"server_lr": 0.5, "batch": 4, "tokens": 9}
+    cell = one_cell.read(USUAL | given | fixed | {"proximal": 0.1, "noise": "local:1:2"}).cell
+    expected = replace(Setting(), **given, **fixed, proximal_mu=0.1, noise="local:1:2")
+    assert cell == expected
     assert one_cell.read(USUAL).cell == replace(Setting(), lr=grid.rate(grid.Wish(), "fedit"))
