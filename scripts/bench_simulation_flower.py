@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,7 @@ from flwr.serverapp.strategy import FedAvg
 from client.virtual import VirtualNodes, starter
 from federation.adapter.format import initial_arrays
 from federation.adapter.tensors import Arrays, TensorFile, save_tensors
+from federation.errors import ProcessError
 from federation.model.load import open_base
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
@@ -59,15 +60,26 @@ def server_app(
     class Timed(FedAvg):
         """Says when a round is over."""
 
-        def aggregate_train(self, *given: Any) -> Any:  # noqa: ANN401 - Flower's own
-            """As FedAvg."""
-            found = super().aggregate_train(*given)
+        def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:  # noqa: ANN401 - Flower's own
+            """As FedAvg, which would go on without those that failed.
+
+            Raises:
+                ProcessError: a client failed, or is missing.
+            """
+            came = list(replies)
+            failed = [str(each.error.reason) for each in came if each.has_error()]
+            if failed or len(came) != clients:
+                raise ProcessError(f"{len(came)} of {clients} answered: {failed[:1]}")
+            found = super().aggregate_train(server_round, came)
             ends.append((time.time(), time.process_time()))
             return found
 
     @app.main()
     def run(grid: Grid, _context: Context) -> None:
-        strategy = Timed(fraction_evaluate=0.0, min_available_nodes=clients)
+        # else its first round takes as many as have registered by then
+        strategy = Timed(
+            fraction_evaluate=0.0, min_available_nodes=clients, min_train_nodes=clients
+        )
         strategy.start(grid, initial_arrays=record_of(start), num_rounds=rounds)
 
     return app
@@ -133,7 +145,7 @@ def _semilla(
     plan = {"learning_rate": Setting.lr, "batch_size": bench.BATCH, "max_seq_len": bench.TOKENS}
     asked = {"documents": texts[client], "plan": plan | {"seed": client}, "round": number}
     _content, blob = nodes.train(
-        asked | {"steps": bench.STEPS, "trains": ["A", "B"]}, save_tensors(start)
+        asked | {"steps": bench.STEPS, "trains": "AB"}, save_tensors(start)
     )
     file = TensorFile.from_bytes(blob)
     return {name: np.array(file.array(name), np.float32) for name in file.names()}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from bench_simulation import NO_RAY, OURS, main, measure, parse
 from bench_simulation_flower import client_app, record_of, server_app, start_of, trainer
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 
+from federation.errors import ProcessError
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
 from strategies.compare.setting import Setting
@@ -39,11 +40,9 @@ def test_without_ray_what_is_missing_is_named(
     assert last == NO_RAY
 
 
-@pytest.mark.parametrize("kind", ["idle", "lab"])
-def test_flowers_side_runs_the_same_clients_round_by_round(kind: str) -> None:
+def play(kind: str, app: Any) -> tuple[FakeGrid, int]:
+    """Two rounds of two clients; what was sent, and how many rounds came to an end."""
     ends: list[tuple[float, float]] = []
-    start = start_of(kind, 1.0)
-    app = client_app(kind, 2)
 
     def node(at: int) -> Any:
         where: dict[str, Any] = {"partition-id": at, "num-partitions": 2}
@@ -52,9 +51,25 @@ def test_flowers_side_runs_the_same_clients_round_by_round(kind: str) -> None:
 
     grid = FakeGrid({1: node(0), 2: node(1)})
     context = Context(1, 1, {}, RecordDict(), {})
-    server_app(start, 2, 3, ends)(grid, context)  # type: ignore[arg-type]
-    assert len(ends) == 3
-    assert len(grid.sent) == 6
+    server_app(start_of(kind, 1.0), 2, 2, ends)(grid, context)  # type: ignore[arg-type]
+    return grid, len(ends)
+
+
+@pytest.mark.parametrize("kind", ["idle", "lab", "semilla"])
+def test_flowers_side_runs_the_same_clients_round_by_round(kind: str) -> None:
+    grid, rounds = play(kind, client_app(kind, 2))
+    assert (len(grid.sent), rounds) == (4, 2)
+    first, *_, last = (dict(message.content["arrays"]) for message in grid.sent)
+    same = [np.array_equal(first[name].numpy(), last[name].numpy()) for name in first]
+    assert all(same) == (kind == "idle")
+
+
+def test_a_client_of_flowers_that_fails_ends_the_benchmark() -> None:
+    def fail(message: Message, _context: Context) -> Message:
+        return Message(Error(code=2, reason="out of texts"), reply_to=message)
+
+    with pytest.raises(ProcessError, match="out of texts"):
+        play("idle", fail)
 
 
 def test_a_client_of_the_lab_learns_the_same_on_both_sides() -> None:
