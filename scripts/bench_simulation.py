@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Measure rounds in memory: virtual clients a second, first round, memory; Flower's beside it.
+"""Measure rounds in memory beside Flower's simulation: clients a second, first round, memory.
 
-    OPENBLAS_NUM_THREADS=1 python scripts/bench_simulation.py --clients 100,1000
+    OPENBLAS_NUM_THREADS=1 python scripts/bench_simulation.py --clients 100,1000 --train lab:100
 
-A client does nothing: it sends a small change of an adapter of `--kilobytes`, made in advance. The
-rest is what `flower-server compare` runs in a round: start, change, bf16 coding, screen of sizes,
-weights, fedit. Each number of clients is a process of its own, and so is its memory; "first round"
-counts from the start of Python. Flower's simulation runs beside it where ray is installed.
+A case is `idle:N`, clients that send a small change of an adapter of `--kilobytes`, made before;
+`lab:N`, the regression lab's with 40 steps each; `semilla:N`, two steps of two texts. The rest is
+what `flower-server compare` runs in a round: start, change, bf16 coding, screen of sizes, weights,
+fedit. Nothing is measured of the model meanwhile, on either side. Each case is a process of its
+own; "first round" counts from the start of Python, memory is that of all its processes. Flower's
+side (`bench_simulation_flower.py`) runs after it, where ray is installed.
 """
 
 from __future__ import annotations
@@ -14,84 +16,215 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, RANK = 160, 8  # 2 × 8 × 160 f32: 10 KiB
+OURS, FLOWER, COLD = "ours", "Flower", "Flower, base loaded anew"
 NO_RAY = "ray is not installed: Flower's own simulation was not measured"
+RESULT = "RESULT "
+STEPS, BATCH, TOKENS = 2, 2, 64  # of semilla
+LOOK_S = 2.0  # looking costs: the system adds up every page
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print a table, or JSON."""
     options = parse(arguments)
     if options.child:
-        print(json.dumps(child(options.child, options.rounds, options.kilobytes)))
+        found = child(options.child, options.rounds, options.kilobytes)
+        print(RESULT + json.dumps(found))
         return
-    report = measure(options)
+    rows = []
+    for row in measure(options):
+        rows.append(row)
+        if not options.json:
+            print(line(row), flush=True)
     if options.json:
-        print(json.dumps(report, indent=2))
-        return
-    print(f"{'clients':>8}{'first round s':>15}{'clients/s':>11}{'by CPU':>9}{'MB':>7}")
-    for row in report["ours"]:
-        print(
-            f"{row['clients']:>8}{row['first_s']:>15.2f}{row['per_s']:>11.0f}"
-            f"{row['per_cpu_s']:>9.0f}{row['peak_mb']:>7.0f}"
-        )
-    print(report["flower"])
+        print(json.dumps(rows, indent=2))
+    if not has_ray():
+        print(NO_RAY)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Options of this benchmark."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--clients", default="10,100,1000", help="numbers, joined by commas")
+    parser.add_argument("--clients", default="10,100,1000", help="idle ones: numbers, by commas")
+    parser.add_argument("--train", default="lab:100,semilla:8", help="cases with training, or ''")
     parser.add_argument("--rounds", type=int, default=5, help="after the first; medians of them")
     parser.add_argument("--kilobytes", type=float, default=10.0, help="one adapter in f32")
+    parser.add_argument("--ours-alone", action="store_true", help="leave Flower's side out")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--child", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return one row per number of clients, and what was measured of Flower."""
-    ours = []
-    for clients in (int(number) for number in options.clients.split(",")):
-        command = [sys.executable, str(Path(__file__).resolve()), f"--child={clients}"]
-        command += [f"--rounds={options.rounds}", f"--kilobytes={options.kilobytes}"]
-        began = time.time()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        row = json.loads(done.stdout)
-        row["first_s"] = row.pop("first_ended") - began
-        ours.append(row)
-    has_ray = importlib.util.find_spec("ray") is not None
-    return {"ours": ours, "flower": flower(options) if has_ray else NO_RAY}
+def has_ray() -> bool:
+    """Whether Flower's simulation can run here."""
+    return importlib.util.find_spec("ray") is not None
 
 
-def child(clients: int, rounds: int, kilobytes: float) -> dict[str, Any]:
-    """Run all rounds of one number of clients in this process."""
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row per case and side: ours, then Flower's."""
+    cases = [f"idle:{int(number)}" for number in options.clients.split(",") if number]
+    cases += [case for case in options.train.split(",") if case]
+    fixed = [f"--rounds={options.rounds}", f"--kilobytes={options.kilobytes}"]
+    for case in cases:
+        own = [str(Path(__file__).resolve()), f"--child={case}", *fixed]
+        yield {"case": case, "side": OURS} | watched(own, dict(os.environ))
+        if options.ours_alone or not has_ray():
+            continue
+        for side in (FLOWER, COLD) if case.startswith("semilla") else (FLOWER,):
+            yield {"case": case, "side": side} | by_flower(case, fixed, cold=side == COLD)
+
+
+def by_flower(case: str, fixed: Sequence[str], *, cold: bool) -> dict[str, Any]:
+    """Flower's side of a case, in folders of its own."""
+    from federation.flower_env import flower_environment
+
+    # as a module, so that Ray's processes import it and keep what it has loaded
+    code = "import bench_simulation_flower as flower; flower.main()"
+    argv = ["-c", code, f"--child={case}", *fixed, *(["--cold"] if cold else [])]
+    with (
+        tempfile.TemporaryDirectory() as home,
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as ray,
+    ):
+        extra = {"RAY_TMPDIR": ray, "RAY_USAGE_STATS_ENABLED": "0"}
+        extra["PYTHONPATH"] = os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])
+        return watched(argv, flower_environment(os.environ, Path(home), extra=extra))
+
+
+def watched(argv: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run Python with `argv`; what it says of itself, and the memory of all its processes."""
+    began, peak = time.time(), 0
+    process = subprocess.Popen(
+        [sys.executable, *argv],
+        cwd=ROOT,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(LOOK_S):
+            peak = max(peak, memory(process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        told, errors = process.communicate()
+    finally:
+        done.set()
+        watcher.join()
+    if process.returncode != 0 or RESULT not in told:
+        raise SystemExit(f"{argv} ended with status {process.returncode}:\n{errors[-2000:]}")
+    row: dict[str, Any] = json.loads(told.rpartition(RESULT)[2])
+    row["first_s"] = row.pop("first_ended") - began
+    return row | {"peak_mb": max(row.get("peak_mb", 0.0), peak / 1e6)}
+
+
+def memory(pid: int) -> int:
+    """Bytes of a process and all that it started; shared pages count once."""
+    total = 0
+    with suppress(psutil.Error):
+        top = psutil.Process(pid)
+        for each in (top, *top.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += getattr(each.memory_full_info(), "pss", 0) or each.memory_info().rss
+    return total
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One row as text."""
+    return (
+        f"{row['case']:>11} {row['side']:<26} first round {row['first_s']:6.1f} s, then "
+        f"{row['per_s']:7.1f} clients/s ({row['per_cpu_s']:.0f} by CPU), "
+        f"{row['rounds_a_minute']:7.1f} rounds/min, {row['peak_mb']:5.0f} MB"
+    )
+
+
+def child(case: str, rounds: int, kilobytes: float) -> dict[str, Any]:
+    """Run all rounds of one case in this process, and in its workers where it has some."""
     from strategies.compare.federate import federate
     from strategies.compare.setting import Setting
 
-    task = Idle(kilobytes)
+    kind, _, number = case.partition(":")
+    setting = Setting(clients=int(number), rounds=rounds + 1, rank=RANK, coding="bf16")
     ends: list[tuple[float, float]] = []
-    setting = Setting(clients=clients, rounds=rounds + 1, rank=RANK, coding="bf16")
-    federate(task, setting, report=lambda *_: ends.append((time.time(), time.process_time())))
-    walls = [after[0] - before[0] for before, after in pairwise(ends)]
-    cpus = [after[1] - before[1] for before, after in pairwise(ends)]
+    with playing(kind, setting, kilobytes) as task:
+        federate(task, setting, report=lambda *_: ends.append((time.time(), time.process_time())))
+    return told(ends, int(number))
+
+
+def told(ends: Sequence[tuple[float, float]], clients: int) -> dict[str, Any]:
+    """Figures of a side from the ends of its rounds: time and CPU seconds of this process."""
+    import resource
+
+    wall, cpu = (statistics.median(b[at] - a[at] for a, b in pairwise(ends)) for at in (0, 1))
     return {
         "clients": clients,
         "first_ended": ends[0][0],
-        "per_s": clients / statistics.median(walls),
-        "per_cpu_s": clients / statistics.median(cpus),
+        "per_s": clients / wall,
+        "per_cpu_s": clients / max(cpu, 1e-9),
+        "rounds_a_minute": 60 / wall,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
     }
+
+
+def playing(kind: str, setting: Any, kilobytes: float) -> Any:  # noqa: ANN401 - a context of a task
+    """The task of a case, whose losses nobody measures."""
+    if kind == "idle":
+        return nullcontext(Idle(kilobytes))
+    if kind == "lab":
+        return nullcontext(unmeasured(lab_of(setting)))
+    return semilla_of(setting)
+
+
+def unmeasured(task: Any) -> Any:  # noqa: ANN401 - a `federate.Task`
+    """The same task; its losses are 0."""
+    from strategies.compare.federate import Measured
+
+    task.measure = lambda _adapters: Measured(0.0, {})
+    return task
+
+
+def lab_of(setting: Any) -> Any:  # noqa: ANN401 - what `--help` does not load
+    """The lab's clients."""
+    from strategies.compare.lab import Lab
+
+    return Lab(setting)
+
+
+@contextmanager
+def semilla_of(setting: Any) -> Iterator[Any]:  # noqa: ANN401 - what `--help` does not load
+    """The clients of semilla in two worker processes."""
+    from dataclasses import replace
+
+    from federation.model.documents import Document
+    from server.compare.language import LanguageTask, split
+    from server.compare.workers import Pool
+
+    opening = {"model": "semilla", "search": str(ROOT), "rank": RANK, "alpha": 2.0 * RANK}
+    cell = replace(setting, partition="iid", steps=STEPS, batch=BATCH, tokens=TOKENS)
+    with Pool(2, opening | {"data": []}) as pool:
+        texts = split([Document(**each) for each in pool.opened["documents"]])
+        with LanguageTask(pool, texts, cell) as task:
+            yield unmeasured(task)
 
 
 class Idle:
@@ -140,40 +273,6 @@ class Idle:
     def facts(self) -> dict[str, str]:
         """None."""
         return {}
-
-
-def flower(options: argparse.Namespace) -> str:
-    """Run Flower's simulation with as many idle clients; what it took, in words."""
-    from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.serverapp.strategy import FedAvg
-    from flwr.simulation import run_simulation
-
-    start, ends, client, server = Idle(options.kilobytes), [time.time()], ClientApp(), ServerApp()
-    clients = max(int(number) for number in options.clients.split(","))
-
-    @client.train()
-    def train(message: Message, _: Context) -> Message:
-        content = {"arrays": message.content["arrays"], "m": MetricRecord({"num-examples": 1})}
-        return Message(RecordDict(content), reply_to=message)
-
-    @server.main()
-    def run(grid: Grid, _: Context) -> None:
-        class Timed(FedAvg):
-            def aggregate_train(self, *given: Any) -> Any:  # noqa: ANN401
-                found = super().aggregate_train(*given)
-                ends.append(time.time())
-                return found
-
-        strategy = Timed(fraction_evaluate=0.0, min_available_nodes=clients)
-        arrays = ArrayRecord(start.initial())
-        strategy.start(grid, initial_arrays=arrays, num_rounds=options.rounds + 1)
-
-    run_simulation(server, client, num_supernodes=clients)
-    walls = [after - before for before, after in pairwise(ends[1:])]
-    rate = clients / statistics.median(walls)
-    return f"Flower, {clients} clients: first round {ends[1] - ends[0]:.1f} s, then {rate:.0f}/s"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from server.compare.grid import LAB
 from server.compare.language import FirstRounds, LanguageTask, Texts, split
 from server.compare.report import write_report
 from server.compare.study import Json, Open, Progress, Study, code_facts
-from server.compare.workers import Pool
+from server.compare.workers import Players, Pool
+from strategies.compare.federate import Task
 from strategies.compare.figures import Table, tabulate
 from strategies.compare.lab import Lab
 from strategies.compare.setting import Setting
@@ -70,6 +71,33 @@ class Compared:
     tracked: int
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What cells of one task are run with.
+
+    Attributes:
+        task: gives the task of a cell.
+        facts: what else decides a result: base, data, code, versions.
+        about: sentences about them.
+    """
+
+    task: Open
+    facts: dict[str, str]
+    about: list[str]
+
+    def run(
+        self,
+        folder: Path,
+        cells: Sequence[Setting],
+        *,
+        resume: bool,
+        progress: Progress | None = None,
+    ) -> list[Json]:
+        """Run cells and keep them below `folder`; see `Study.run`."""
+        runs = [replace(cell, task=self.facts["task"]) for cell in cells]
+        return Study(folder, self.task, self.facts).run(runs, resume=resume, progress=progress)
+
+
 def compare(
     place: Place,
     cells: Sequence[Setting],
@@ -94,36 +122,45 @@ def compare(
     if not resume and (place.folder / "cells").exists() and not _is_ours_alone(place.folder):
         raise UsageError(f"{place.folder} is not empty", hint="Say --resume, or another --out.")
     with durable.locked(place.folder / LOCK, timeout_s=0.0, busy=f"{place.folder} is in use"):
-        with opened(place, cells) as (open_task, facts, about):
-            study = Study(place.folder, open_task, facts)
-            runs = [replace(cell, task=facts["task"]) for cell in cells]
-            records = study.run(runs, resume=resume, progress=progress)
-        return _tell(place, records, telling or Telling(), about)
+        with opened(place, cells) as found:
+            records = found.run(place.folder, cells, resume=resume, progress=progress)
+        return _tell(place, records, telling or Telling(), found.about)
 
 
 @contextmanager
-def opened(
-    place: Place, cells: Sequence[Setting]
-) -> Iterator[tuple[Open, dict[str, str], list[str]]]:
-    """Give what opens a cell's task, the facts that decide results, and sentences about them."""
+def opened(place: Place, cells: Sequence[Setting]) -> Iterator[Opened]:
+    """Give what cells are run with: the lab, or a model in worker processes."""
     if place.model == LAB:
-        about = ["Task: the regression lab, one LoRA layer of 32 × 24, no language model."]
-        yield (lambda setting: nullcontext(Lab(setting))), code_facts() | {"task": LAB}, about
+        yield of_lab()
         return
+    with Pool(place.workers, opening_of(place, cells)) as pool:
+        yield of_model(pool)
+
+
+def of_lab(make: Callable[[Setting], Task] = Lab) -> Opened:
+    """Cells of the lab; `make` gives the task of one."""
+    about = ["Task: the regression lab, one LoRA layer of 32 × 24, no language model."]
+    return Opened(lambda setting: nullcontext(make(setting)), code_facts() | {"task": LAB}, about)
+
+
+def of_model(players: Players) -> Opened:
+    """Cells of the model that `players` have opened."""
+    texts = split([Document(**each) for each in players.opened["documents"]])
+    spec: Json = players.opened["spec"]
+    facts = code_facts("torch", "transformers", "peft") | {"data": texts.sha256}
+    facts |= {"task": spec["base_hash"]}
+    first = FirstRounds()
+    return Opened(
+        lambda each: LanguageTask(players, texts, each, first), facts, _about(spec, texts)
+    )
+
+
+def opening_of(place: Place, cells: Sequence[Setting]) -> Json:
+    """What those who play nodes are opened with."""
     rank = max(max(cell.ranks, default=cell.rank) for cell in cells)
+    data = [str(path.absolute()) for path in place.data]
     opening = {"model": place.model, "search": str(place.search), "rank": rank}
-    opening |= {"alpha": 2.0 * rank, "data": [str(path.absolute()) for path in place.data]}
-    with Pool(place.workers, opening) as pool:
-        texts = split([Document(**each) for each in pool.opened["documents"]])
-        spec: Json = pool.opened["spec"]
-        facts = code_facts("torch", "transformers", "peft") | {"data": texts.sha256}
-        facts |= {"task": spec["base_hash"]}
-        first = FirstRounds()
-        yield (
-            (lambda setting: LanguageTask(pool, texts, setting, first)),
-            facts,
-            _about(spec, texts),
-        )
+    return opening | {"alpha": 2.0 * rank, "data": data}
 
 
 def _tell(

@@ -15,7 +15,7 @@ from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.tensors import Arrays, TensorFile, save_tensors
 from federation.errors import ConfigError
 from federation.model.documents import Document, fingerprint
-from server.compare.workers import Pool
+from server.compare.workers import Players
 from strategies.compare.attacks import parse
 from strategies.compare.federate import Job, Measured
 from strategies.compare.partitions import share_out
@@ -90,7 +90,7 @@ class LanguageTask:
     """
 
     def __init__(
-        self, pool: Pool, texts: Texts, setting: Setting, first: FirstRounds | None = None
+        self, pool: Players, texts: Texts, setting: Setting, first: FirstRounds | None = None
     ) -> None:
         self._pool, self._texts, self._setting = pool, texts, setting
         self._first = (first or FirstRounds()).of(setting)

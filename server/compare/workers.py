@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from federation.errors import ConscienceError, ProcessError
 from federation.flower_env import flower_environment
@@ -25,6 +25,23 @@ PROGRAM = ("-P", "-m", "client.virtual")
 STOP_S = 10.0
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Answer = tuple[dict[str, Any], bytes]
+
+
+class Players(Protocol):
+    """Whoever plays the nodes of a comparison: a `Pool`, or Flower's simulation."""
+
+    @property
+    def opened(self) -> Mapping[str, Any]:
+        """What one of them said when it was opened; all would say the same."""
+        ...
+
+    def everyone(self, what: str, blob: bytes = b"", **values: Any) -> Sequence[Answer]:  # noqa: ANN401 - JSON
+        """Ask all the same."""
+        ...
+
+    def each(self, tasks: Iterable[tuple[str, bytes, Mapping[str, Any]]]) -> Iterator[Answer]:
+        """Do tasks, each by whoever is free; answers in the order of the tasks."""
+        ...
 
 
 class Worker:
@@ -88,7 +105,7 @@ class Pool:
         self._free: SimpleQueue[Worker] = SimpleQueue()
         self._threads = ThreadPoolExecutor(count)
         try:
-            self.opened = self.everyone("open", **opening)[0][0]
+            self.opened: Mapping[str, Any] = self.everyone("open", **opening)[0][0]
         except BaseException:
             self.close()
             raise

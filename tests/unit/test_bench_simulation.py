@@ -1,19 +1,86 @@
-"""The benchmark of rounds in memory runs, and says what it could not measure."""
+"""The benchmark of rounds in memory runs, and both of its sides do the same work."""
 
 from __future__ import annotations
 
-import importlib.util
+from itertools import islice
+from typing import Any
 
+import bench_simulation
+import numpy as np
 import pytest
-from bench_simulation import NO_RAY, measure, parse
+from bench_simulation import NO_RAY, OURS, main, measure, parse
+from bench_simulation_flower import client_app, record_of, server_app, start_of, trainer
+from flwr.app import Context, Error, Message, RecordDict
+
+from federation.errors import ProcessError
+from strategies.compare.federate import Job
+from strategies.compare.lab import Lab
+from strategies.compare.setting import Setting
+from tests.fake_grid import FakeGrid
 
 pytestmark = pytest.mark.strategies
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="would start ray")
-def test_the_benchmark_counts_clients_and_names_the_missing_ray() -> None:
-    report = measure(parse(["--clients=4", "--rounds=1"]))
-    (row,) = report["ours"]
-    assert row["clients"] == 4
-    assert min(row["first_s"], row["per_s"], row["per_cpu_s"], row["peak_mb"]) > 0
-    assert report["flower"] == NO_RAY
+def test_the_benchmark_counts_clients_and_rounds() -> None:
+    asked = ["--clients=4", "--train=lab:3", "--rounds=1", "--ours-alone"]
+    idle, lab = measure(parse(asked))
+    assert (idle["case"], lab["case"], idle["side"], lab["clients"]) == ("idle:4", "lab:3", OURS, 3)
+    for row in (idle, lab):
+        figures = ("first_s", "per_s", "per_cpu_s", "rounds_a_minute", "peak_mb")
+        assert min(row[name] for name in figures) > 0
+
+
+def test_without_ray_what_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_simulation, "has_ray", lambda: False)
+    main(["--clients=", "--train=lab:2", "--rounds=1"])
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == ["lab:2", OURS]
+    assert last == NO_RAY
+
+
+def play(kind: str, app: Any) -> tuple[FakeGrid, int]:
+    """Two rounds of two clients; what was sent, and how many rounds came to an end."""
+    ends: list[tuple[float, float]] = []
+
+    def node(at: int) -> Any:
+        where: dict[str, Any] = {"partition-id": at, "num-partitions": 2}
+        context = Context(1, at + 1, where, RecordDict(), {})
+        return lambda message: app(message, context)
+
+    grid = FakeGrid({1: node(0), 2: node(1)})
+    context = Context(1, 1, {}, RecordDict(), {})
+    server_app(start_of(kind, 1.0), 2, 2, ends)(grid, context)  # type: ignore[arg-type]
+    return grid, len(ends)
+
+
+@pytest.mark.parametrize("kind", ["idle", "lab", "semilla"])
+def test_flowers_side_runs_the_same_clients_round_by_round(kind: str) -> None:
+    grid, rounds = play(kind, client_app(kind, 2))
+    assert (len(grid.sent), rounds) == (4, 2)
+    first, *_, last = (dict(message.content["arrays"]) for message in grid.sent)
+    same = [np.array_equal(first[name].numpy(), last[name].numpy()) for name in first]
+    assert all(same) == (kind == "idle")
+
+
+def test_a_client_of_flowers_that_fails_ends_the_benchmark() -> None:
+    def fail(message: Message, _context: Context) -> Message:
+        return Message(Error(code=2, reason="out of texts"), reply_to=message)
+
+    with pytest.raises(ProcessError, match="out of texts"):
+        play("idle", fail)
+
+
+def test_a_client_of_the_lab_learns_the_same_on_both_sides() -> None:
+    setting = Setting(clients=3, rank=bench_simulation.RANK)
+    start = Lab(setting).initial()
+    jobs = [Job(client, 1, start, frozenset("AB")) for client in range(3)]
+    ours = list(Lab(setting).train(jobs))
+    theirs = [trainer("lab", 3)(start, client, 1) for client in range(3)]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert all(np.array_equal(mine[name], other[name]) for name in start)
+    sent = record_of(theirs[0])
+    assert {name: array.numpy().shape for name, array in islice(sent.items(), 2)} == {
+        name: value.shape for name, value in start.items()
+    }

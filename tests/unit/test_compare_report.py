@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -240,55 +238,35 @@ def test_an_unknown_setting_is_named_with_the_nearest_known() -> None:
     assert "clients" in caught.value.hint
 
 
-class FakeClient:
-    """As much of `mlflow.MlflowClient` as the tracker uses; runs by store."""
-
-    stores: ClassVar[dict[str, list[dict[str, Any]]]] = {}
-
-    def __init__(self, tracking_uri: str) -> None:
-        self.runs = self.stores.setdefault(tracking_uri, [])
-
-    def get_experiment_by_name(self, name: str) -> Any:
-        return SimpleNamespace(experiment_id=name) if self.runs else None
-
-    def create_experiment(self, name: str, artifact_location: str) -> str:
-        assert artifact_location.startswith("file://")
-        return name
-
-    def search_runs(self, experiments: list[str], filter_string: str) -> list[Any]:
-        assert experiments == [tracker.EXPERIMENT]
-        return [run for run in self.runs if f"'{run['tags'][tracker.CELL]}'" in filter_string]
-
-    def create_run(self, experiment: str, run_name: str, tags: dict[str, str]) -> Any:
-        self.runs.append({"name": run_name, "tags": tags, "in": experiment})
-        return SimpleNamespace(info=SimpleNamespace(run_id=len(self.runs) - 1))
-
-    def log_batch(self, run_id: int, metrics: list[Any], params: list[Any]) -> None:
-        self.runs[run_id] |= {"metrics": metrics, "params": dict(params)}
-
-    def set_terminated(self, run_id: int) -> None:
-        self.runs[run_id]["ended"] = True
-
-
-def test_every_cell_is_logged_once_to_a_local_file(
+def test_without_mlflow_a_comparison_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against a stand-in: mlflow itself is an extra that tests do not install."""
-    package, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
-    package.MlflowClient, entities.Param = FakeClient, lambda *pair: pair  # type: ignore[attr-defined]
-    entities.Metric = lambda *values: values  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", package)
-    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
-    monkeypatch.setattr(tracker, "is_installed", lambda: True)
-    for resume in (False, True):
-        found = compare(Place(tmp_path), [SMALL], resume=resume)
-        assert found.tracked == (0 if resume else 1)
-    ((uri, runs),) = FakeClient.stores.items()
-    assert uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert runs[0]["params"]["strategy"] == "fedit"
-    losses = [value for name, value, _time, _step in runs[0]["metrics"] if name == "loss"]
-    assert len(losses) == SMALL.rounds + 1
-    assert runs[0]["ended"]
+    monkeypatch.setattr(tracker, "is_installed", lambda: False)
+    assert compare(Place(tmp_path), [SMALL]).tracked == 0
+    assert (tmp_path / "table.md").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.skipif(not tracker.is_installed(), reason="needs mlflow: the extra of that name")
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # mlflow's models
+def test_every_cell_is_logged_once_and_mlflow_reads_it_back(tmp_path: Path) -> None:
+    cells = [SMALL, replace(SMALL, strategy="ffa", rounds=2)]
+    for chosen, resume, logged in ((cells[:1], False, 1), (cells, True, 1), (cells, True, 0)):
+        assert compare(Place(tmp_path), chosen, resume=resume).tracked == logged
+    records = [json.loads(path.read_bytes()) for path in (tmp_path / "cells").iterdir()]
+    kept = {record["setting"]["strategy"]: record for record in records}
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(tracker.EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id])
+    assert {each.data.params["strategy"] for each in found} == {"fedit", "ffa"}
+    for each in found:
+        assert each.info.status == "FINISHED"
+        cell = kept[each.data.params["strategy"]]
+        losses = client.get_metric_history(each.info.run_id, "loss")
+        assert [point.value for point in losses] == [told["loss"] for told in cell["rounds"]]
+        assert [point.step for point in losses] == list(range(len(cell["rounds"])))
 
 
 def test_noise_and_fedprox_are_crossed_with_the_rest_and_nonsense_is_left_out() -> None:
