@@ -8,10 +8,11 @@ on from where the index stopped. An index that fits no such file is made anew fr
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from rag.ingest import duplicates
 
 logger = logging.getLogger(__name__)
 
-INDEX_FORMAT = "1"
+INDEX_FORMAT = duplicates.FORMAT
 TAIL_BYTES = 4096  # so much of the file before the index's place must be as it was
 READ_BYTES = 4_000_000
 _TABLES = """
@@ -79,6 +80,15 @@ class Corpus:
         row = self.db.execute(query, (document_id,)).fetchone()
         return None if row is None else Known(int(row[0]), str(row[1]), bool(row[2]))
 
+    def known_among(self, names: Iterable[str]) -> dict[str, Known]:
+        """As `known`, of many documents at once; those that are not held are left out."""
+        query = (
+            "SELECT id, revision, sha256, train FROM documents "
+            "WHERE id IN (SELECT value FROM json_each(?))"
+        )
+        rows = self.db.execute(query, (json.dumps(list(names)),))
+        return {str(row[0]): Known(int(row[1]), str(row[2]), bool(row[3])) for row in rows}
+
     def count(self) -> int:
         """How many documents there are."""
         return int(self.db.execute("SELECT count(*) FROM documents").fetchone()[0])
@@ -123,6 +133,11 @@ class Corpus:
         """
         self._note(entry, sketch)
         self._lines.append(to_line(entry) + "\n")
+
+    def add(self, document: Document, sketch: str) -> None:
+        """`put` of a document that the corpus does not hold; quicker."""
+        self._insert(document, sketch)
+        self._lines.append(to_line(document) + "\n")
 
     def relabel(self, source: str, *, is_for_training: bool) -> int:
         """Write the documents of a source again where the owner has thought better of training.
@@ -193,6 +208,9 @@ class Corpus:
         if sketch is None:
             is_feed = entry.kind == "feed"
             sketch = duplicates.sketch(f"{entry.title}\n{entry.text}") if is_feed else ""
+        self._insert(entry, sketch)
+
+    def _insert(self, entry: Document, sketch: str) -> None:
         names = (entry.id, entry.kind, entry.source)
         values = (entry.revision, entry.sha256, entry.link, entry.is_for_training, sketch)
         marks = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

@@ -42,17 +42,22 @@ class BufferedParser(expatreader.ExpatParser):
         """Pass an element on, unless it or one around it is not used."""
         if self._depth:
             self._depth += 1
-        elif is_unused(name):
+            return
+        handler = self._cont_handler  # type: ignore[attr-defined]  # likewise
+        kind = handler.kind(name)
+        if kind.is_unused:
             self._depth = 1
             self._characters = self._expat.CharacterDataHandler
             self._expat.CharacterDataHandler = None
-        else:
+        elif not handler.opened(kind, attrs):
             super().start_element_ns(name, attrs)
 
     def end_element_ns(self, name: str) -> None:
         """Pass its end on likewise."""
         if not self._depth:
-            super().end_element_ns(name)
+            handler = self._cont_handler  # type: ignore[attr-defined]  # likewise
+            if not handler.closed(handler.kind(name)):
+                super().end_element_ns(name)
             return
         self._depth -= 1
         if not self._depth:

@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -53,10 +52,11 @@ def do(job: Mapping[str, Any], body: bytes) -> dict[str, Any]:
             from rag.ingest.parse import parse_feed
 
             options = {key: job[key] for key in ("url", "content_type", "tag", "max_items")}
-            return asdict(parse_feed(body, now=now, **options))
+            content = parse_feed(body, now=now, **options)
+            return {**vars(content), "entries": [vars(entry) for entry in content.entries]}
         from rag.ingest.files import read_file
 
-        return {"entries": [asdict(entry) for entry in read_file(body, job["name"], now)]}
+        return {"entries": [vars(entry) for entry in read_file(body, job["name"], now)]}
     except FormatError as err:
         return {"error": err.message, "hint": err.hint}
     except MemoryError:

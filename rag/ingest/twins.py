@@ -9,7 +9,7 @@ from rag.ingest.corpus import Corpus
 from rag.ingest.entries import Entry
 from rag.ingest.identity import canonical_link
 
-MOST_CANDIDATES = 50
+MOST_CANDIDATES = 400  # rows: one for each band that is shared
 _WORD = re.compile(r"\w+")
 TELLING_WORDS = 8  # of a text that is no coincidence
 
@@ -49,7 +49,7 @@ def _alike(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
         return ""
     marks = ",".join("?" * len(bands))
     query = (
-        "SELECT DISTINCT documents.id, documents.sketch FROM bands "  # noqa: S608 - marks alone
+        "SELECT documents.id, documents.sketch FROM bands "  # noqa: S608 - marks alone
         "JOIN documents ON documents.id = bands.id "
         f"WHERE bands.band IN ({marks}) AND documents.id != ? AND documents.source != ? LIMIT ?"
     )
