@@ -37,8 +37,8 @@ CREATE TABLE IF NOT EXISTS documents (
     sha256 TEXT NOT NULL, link TEXT NOT NULL, train INTEGER NOT NULL, sketch TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS documents_sha256 ON documents (sha256);
 CREATE INDEX IF NOT EXISTS documents_source ON documents (source);
-CREATE TABLE IF NOT EXISTS bands (
-    band INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (band, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alike (
+    band INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (band, row)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (source TEXT PRIMARY KEY, stamp TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS feeds (key TEXT PRIMARY KEY, state TEXT NOT NULL);
 """
@@ -175,7 +175,8 @@ class Corpus:
 
     def _forget(self) -> None:
         """Know no document, and let each feed be read whole again."""
-        for table in ("documents", "bands", "files"):
+        self.db.execute("DROP TABLE IF EXISTS bands")  # of format 1
+        for table in ("documents", "alike", "files"):
             self.db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
         blank = ", ".join(
             f"'$.{name}', ''" for name in ("etag", "modified", "body_sha256", "next_at")
@@ -214,17 +215,16 @@ class Corpus:
         names = (entry.id, entry.kind, entry.source)
         values = (entry.revision, entry.sha256, entry.link, entry.is_for_training, sketch)
         marks = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        self.db.execute(marks, (*names, *values))
-        pairs = [(band, entry.id) for band in duplicates.bands(sketch)]
-        self.db.executemany("INSERT INTO bands VALUES (?, ?)", pairs)
+        place = self.db.execute(marks, (*names, *values)).lastrowid
+        pairs = [(band, place) for band in duplicates.bands(sketch)]
+        self.db.executemany("INSERT INTO alike VALUES (?, ?)", pairs)
 
     def _leave_bands(self, name: str) -> None:
         """Forget the sketch of an earlier revision."""
-        query = "SELECT sketch FROM documents WHERE id = ?"
-        row = self.db.execute(query, (name,)).fetchone()
-        if row is not None and row[0]:
-            pairs = [(band, name) for band in duplicates.bands(row[0])]
-            self.db.executemany("DELETE FROM bands WHERE band = ? AND id = ?", pairs)
+        query = "SELECT rowid, sketch FROM documents WHERE id = ?"
+        place, sketch = self.db.execute(query, (name,)).fetchone() or (0, "")
+        pairs = [(band, place) for band in duplicates.bands(sketch)]
+        self.db.executemany("DELETE FROM alike WHERE band = ? AND row = ?", pairs)
 
     def _remember(self, end: int) -> None:
         self._set_fact("end", str(end))

@@ -8,6 +8,7 @@ of memory, may write no file, and ends itself where a job takes too much time.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from federation.errors import FormatError
 from federation.language import _, set_language
 
 MEMORY_BYTES = 2 * 1024**3
+GARBAGE = 20_000  # objects between two looks for cycles: what a feed becomes has few
 
 
 def main() -> None:
@@ -28,6 +30,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     limit()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     serve(sys.stdin.buffer, answers)
 
 

@@ -63,11 +63,18 @@ def language_of_words(words: Sequence[str], tag: str = "") -> str:
     claimed = primary(tag)
     if claimed and votes[first] - votes.get(claimed, 0) <= CLOSE:
         return claimed
-    spoken = sum(map(str.isalpha, looked_at))
-    enough = votes[first] >= max(FEWEST_VOTES, LEAST_SHARE * spoken)
-    if enough and (votes[first] > votes[second] or (first in OURS and not claimed)):
+    if _is_enough(votes[first], looked_at) and (
+        votes[first] > votes[second] or (first in OURS and not claimed)
+    ):
         return first
     return claimed
+
+
+def _is_enough(votes: int, words: Sequence[str]) -> bool:
+    if votes < FEWEST_VOTES:
+        return False
+    most = votes / LEAST_SHARE
+    return len(words) <= most or sum(map(str.isalpha, words)) <= most
 
 
 def primary(tag: str) -> str:

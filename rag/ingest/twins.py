@@ -49,9 +49,9 @@ def _alike(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
         return ""
     marks = ",".join("?" * len(bands))
     query = (
-        "SELECT documents.id, documents.sketch FROM bands "  # noqa: S608 - marks alone
-        "JOIN documents ON documents.id = bands.id "
-        f"WHERE bands.band IN ({marks}) AND documents.id != ? AND documents.source != ? LIMIT ?"
+        "SELECT documents.id, documents.sketch FROM alike "  # noqa: S608 - marks alone
+        "JOIN documents ON documents.rowid = alike.row "
+        f"WHERE alike.band IN ({marks}) AND documents.id != ? AND documents.source != ? LIMIT ?"
     )
     candidates = corpus.db.execute(query, (*bands, document_id, source, MOST_CANDIDATES))
     likest = max(
