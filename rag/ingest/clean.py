@@ -66,7 +66,7 @@ def paragraphs(text: str, limit: int = MAX_TEXT) -> str:
 
     At most `limit` characters of it.
     """
-    lines = "\n".join([" ".join(line.split()) for line in text.splitlines()])
+    lines = "\n".join([" ".join(line.split()) if line else "" for line in text.splitlines()])
     if not _is_plain(lines):
         lines = "\n".join([visible(line).strip() for line in lines.split("\n")])
     if "\n\n\n" in lines:

@@ -339,6 +339,11 @@ class Handler(_strict):  # type: ignore[misc]  # feedparser has no types
         elif self.incontent:
             context[f"{element}_detail"] = self.contentparams | {"value": output}
 
+    def _save(self, key: str, value: object, overwrite: bool = False) -> None:
+        context = self._get_context()
+        if overwrite or not dict.__contains__(context, key):
+            dict.__setitem__(context, key, value)
+
     def _end_published(self) -> None:
         self._save("published_parsed", self.pop("published"), overwrite=True)
 

@@ -31,6 +31,7 @@ from rag.ingest.parse import first_entries, parse_feed
 from rag.ingest.reading import do
 from rag.ingest.tongue import language_of
 from rag.ingest.topics import matching
+from rag.ingest.words import words_of
 from tests.feed_samples import item, rss, text_of
 from tests.file_samples import docx, pdf
 
@@ -165,6 +166,12 @@ def test_any_text_as_a_link_a_date_a_topic_and_a_language(text: str) -> None:
     read_date(None, text, NOW)
     matching((text,), text)
     assert len(language_of(text, text)) in (0, 2)
+
+
+@quick
+@given(texts | st.text(st.characters(codec="ascii"), max_size=300))
+def test_words_are_the_same_in_ascii_and_beside_other_letters(text: str) -> None:
+    assert words_of(text) == [word for word in words_of(f"ñ {text}")[1:] if word]
 
 
 @quick
