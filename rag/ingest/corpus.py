@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 INDEX_FORMAT = duplicates.FORMAT
 TAIL_BYTES = 4096  # so much of the file before the index's place must be as it was
 READ_BYTES = 4_000_000
+CACHE_KIB = 16_000  # an index of some ten thousand documents
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (
@@ -88,6 +89,14 @@ class Corpus:
         )
         rows = self.db.execute(query, (json.dumps(list(names)),))
         return {str(row[0]): Known(int(row[1]), str(row[2]), bool(row[3])) for row in rows}
+
+    def texts_among(self, hashes: Iterable[str]) -> set[str]:
+        """Those of `hashes` that are the sha256 of a document."""
+        query = (
+            "SELECT value FROM json_each(?) "
+            "WHERE EXISTS (SELECT 1 FROM documents WHERE sha256 = value)"
+        )
+        return {str(row[0]) for row in self.db.execute(query, (json.dumps(list(hashes)),))}
 
     def count(self) -> int:
         """How many documents there are."""
@@ -269,6 +278,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.executescript(_TABLES)
     except BaseException:
         db.close()

@@ -69,8 +69,8 @@ def likeness(one: str, other: str) -> float:
 def _filled(minima: list[int]) -> list[int]:
     """Give each empty bin the value of another one: which, depends on its own place alone."""
     filled = list(minima)
-    for place, value in enumerate(minima):
-        look = place
+    for place in [place for place, value in enumerate(minima) if value == _EMPTY]:
+        look, value = place, _EMPTY
         while value == _EMPTY:  # an odd step comes by every bin
             look = (look + 2 * place + 1) % BINS
             value = minima[look]

@@ -52,7 +52,7 @@ class BufferedParser(expatreader.ExpatParser):
             self._depth += 1
             return
         handler = self._cont_handler  # type: ignore[attr-defined]  # likewise
-        kind = handler.kind(name)
+        kind = handler.kinds.get(name) or handler.learn(name)
         if kind.is_unused:
             self._depth = 1
             self._characters = self._expat.CharacterDataHandler
@@ -64,7 +64,7 @@ class BufferedParser(expatreader.ExpatParser):
         """Pass its end on likewise."""
         if not self._depth:
             handler = self._cont_handler  # type: ignore[attr-defined]  # likewise
-            if not handler.closed(handler.kind(name)):
+            if not handler.closed(handler.kinds.get(name) or handler.learn(name)):
                 super().end_element_ns(name)
             return
         self._depth -= 1

@@ -14,7 +14,7 @@ from rag.ingest.feed_state import FeedState, save_state
 from rag.ingest.feeds import Feed
 from rag.ingest.identity import document_id
 from rag.ingest.topics import matching, unique
-from rag.ingest.twins import find_twin
+from rag.ingest.twins import find_alike, find_twin
 
 TOPIC_CHARACTERS = 20_000  # of a text, in which topics are looked for
 
@@ -75,12 +75,13 @@ def bring_in(
     with corpus.batch():
         entries = _named(feed, content)
         known = corpus.known_among(entries)
+        texts = corpus.texts_among(entry.sha256 for entry in entries.values())
         for name, entry in entries.items():
             if wishes.languages and entry.language and entry.language not in wishes.languages:
                 outcomes["left out"] += 1
                 continue
             document = _document(feed, entry, name, stamp)
-            outcome = _put(corpus, document, entry, known.get(name))
+            outcome = _put(corpus, document, entry, known.get(name), texts)
             outcomes[outcome] += 1
             matched += outcome == "new" and bool(document.topics)
         harvest = Harvest(
@@ -119,11 +120,17 @@ def put_again(corpus: Corpus, document: Document, known: Known, sketch: str | No
     return "same"
 
 
-def _put(corpus: Corpus, document: Document, entry: Entry, known: Known | None) -> str:
+def _put(
+    corpus: Corpus, document: Document, entry: Entry, known: Known | None, texts: set[str]
+) -> str:
+    """`texts`: hashes of texts that the corpus may hold; this one's is added."""
     if known is not None:
+        texts.add(document.sha256)
         return put_again(corpus, document, known, entry.sketch)
-    if find_twin(corpus, entry, document.id, document.source):
+    find = find_twin if document.sha256 in texts else find_alike
+    if find(corpus, entry, document.id, document.source):
         return "same"
+    texts.add(document.sha256)
     corpus.add(document, entry.sketch)
     return "new"
 

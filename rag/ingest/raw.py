@@ -27,6 +27,7 @@ from feedparser.urls import make_safe_absolute_uri
 from rag.ingest.expat import is_unused
 
 XHTML = "application/xhtml+xml"
+_ROOTS = ("feed", "rss")
 _WRAPPERS = ("xhtml:div", "div")
 _IN_TEXTINPUT = ("title", "link", "description", "name")
 _IN_IMAGE = ("title", "link", "description", "url", "href", "width", "height")
@@ -44,6 +45,8 @@ def read_raw(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - feedparse
     Raises:
         Exception: many kinds, for hostile bytes.
     """
+    for held in (moment, _base, _attribute, _written, _content_type):
+        held.cache_clear()  # of another feed; a hostile one's names may be long
     # No content-location: every element would cost a look at it. Links are made absolute later.
     return _parse(
         io.BytesIO(body),
@@ -90,30 +93,27 @@ class Handler(_strict):  # type: ignore[misc]  # feedparser has no types
 
     baseuri: str
     lang: str | None
+    contentparams: dict[str, Any]
 
     def __init__(self, baseuri: str, baselang: str | None, encoding: str) -> None:
-        self._kinds: dict[str, _Kind] = {}
+        self.kinds: dict[str, _Kind] = {}
         self._depths: dict[str, int] = {}
         self._depths_of: Any = None
         super().__init__(baseuri, baselang, encoding)
 
-    def kind(self, name: str) -> _Kind:
-        """What an element is.
+    def learn(self, name: str) -> _Kind:
+        """Put into `kinds` what an element is.
 
         Args:
             name: as expat has it: "local", "namespace local" or "namespace local prefix".
         """
-        known = self._kinds.get(name)
-        return self._learn(name) if known is None else known
-
-    def _learn(self, name: str) -> _Kind:
         tag = self._tag(name)
         prefix, colon, suffix = tag.partition(":")
         if not colon:
             prefix, suffix = "", tag
         prefix = self.namespacemap.get(prefix, prefix)
         key = f"{prefix}_{suffix}" if prefix else suffix
-        kind = self._kinds[name] = _Kind(
+        kind = self.kinds[name] = _Kind(
             is_unused(name),
             tag,
             key,
@@ -142,7 +142,7 @@ class Handler(_strict):  # type: ignore[misc]  # feedparser has no types
         before = self.namespaces_in_use.copy(), prefix and self.namespacemap.get(prefix)
         super().track_namespace(prefix, uri)
         if before != (self.namespaces_in_use, prefix and self.namespacemap.get(prefix)):
-            self._kinds.clear()
+            self.kinds.clear()
 
     def opened(self, kind: _Kind, attributes: Mapping[str, str]) -> bool:
         """An element begins; False: nothing is done, it has to go feedparser's own way."""
@@ -187,7 +187,7 @@ class Handler(_strict):  # type: ignore[misc]  # feedparser has no types
             self.baseuri = _base(self.baseuri, base) or self.baseuri
         elif base:
             self.baseuri = self.resolve_uri(base)
-        if lang and tag in ("feed", "rss", "rdf:RDF"):
+        if lang and tag in _ROOTS:
             self.feeddata["language"] = lang.replace("_", "-")
         self.lang = lang
         self.basestack.append(self.baseuri)
@@ -263,17 +263,19 @@ class Handler(_strict):  # type: ignore[misc]  # feedparser has no types
         """A text begins."""
         self.incontent += 1
         self.lang = self.lang and self.lang.replace("_", "-")
-        kind = self.map_content_type(attrs_d.get("type", default_content_type))
+        kind, is_base64 = _content_type(attrs_d.get("type", default_content_type))
         self.contentparams = {"type": kind, "language": self.lang, "base": self.baseuri}
-        self.contentparams["base64"] = self._is_base64(attrs_d, self.contentparams)
-        self.push(tag, expecting_text)
+        self.contentparams["base64"] = 1 if attrs_d.get("mode") == "base64" else is_base64
+        self.elementstack.append([tag, expecting_text, []])
 
     def pop(self, element: str, strip_whitespace: int = 1) -> str | None:
         """The text of the element that ends, put where it belongs; None: another one is open."""
         if not self.elementstack or self.elementstack[-1][0] != element:
             return None
         params = self.contentparams
-        if params.get("base64") or (params.get("type") == XHTML and self.version == "atom10"):
+        if params and (
+            params.get("base64") or (params.get("type") == XHTML and self.version == "atom10")
+        ):
             slowly: str | None = super().pop(element, strip_whitespace)
             return slowly
         _element, expecting_text, pieces = self.elementstack.pop()
@@ -294,11 +296,11 @@ class Handler(_strict):  # type: ignore[misc]  # feedparser has no types
     def _mended(self, element: str, output: str) -> str:
         if output and element in self.can_be_relative_uri and (element != "id" or self.guidislink):
             output = self.resolve_uri(output)
-        params = self.contentparams
-        if not self.version and params.get("type") == "text/plain" and self.looks_like_html(output):
-            params["type"] = "text/html"
-        params.pop("mode", None)
-        params.pop("base64", None)
+        if params := self.contentparams:
+            is_guessed = not self.version and params.get("type") == "text/plain"
+            if is_guessed and self.looks_like_html(output):
+                params["type"] = "text/html"
+            params.pop("base64", None)
         if output.isascii():
             return output
         with suppress(UnicodeError):  # UTF-8 that was taken for Latin-1
@@ -363,6 +365,14 @@ def _attribute(name: str) -> str:
     local = rest.partition(" ")[0]
     prefix = _strict._matchnamespaces.get(namespace.lower(), "")
     return f"{prefix}:{local}".lower() if prefix else local.lower()
+
+
+@lru_cache(maxsize=512)
+def _content_type(named: str) -> tuple[str, int]:
+    """A text's type in full, and 1 if such texts are in base64."""
+    kind: str = _strict.map_content_type(named)
+    is_text = kind.startswith("text/") or kind.endswith(("+xml", "/xml"))
+    return kind, 0 if is_text else 1
 
 
 @lru_cache(maxsize=512)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import repeat
 
 from rag.ingest.words import words_of
 
 LOOKED_AT = 300  # words
+LONGEST_TAG = 40
 OURS = ("es", "en")  # a tie goes to them
 FEWEST_VOTES = 2
 LEAST_SHARE = 0.12  # of words without a digit: other languages have frequent words of ours too
@@ -60,7 +62,7 @@ def language_of_words(words: Sequence[str], tag: str = "") -> str:
     ballot = "".join(map(_VOTERS.get, looked_at, repeat("")))
     votes = {code: ballot.count(letter) for code, letter in _LETTERS.items()}
     first, second = sorted(votes, key=lambda code: -votes[code])[:2]
-    claimed = primary(tag)
+    claimed = primary(tag[:LONGEST_TAG])
     if claimed and votes[first] - votes.get(claimed, 0) <= CLOSE:
         return claimed
     if _is_enough(votes[first], looked_at) and (
@@ -77,6 +79,7 @@ def _is_enough(votes: int, words: Sequence[str]) -> bool:
     return len(words) <= most or sum(map(str.isalpha, words)) <= most
 
 
+@lru_cache(maxsize=64)
 def primary(tag: str) -> str:
     """The two letters of a tag such as "en-us"; "" if it has none."""
     code = re.split(r"[-_]", tag.strip().lower(), maxsplit=1)[0]

@@ -27,7 +27,7 @@ def find_twin(corpus: Corpus, entry: Entry, document_id: str, source: str) -> st
         document_id: its own id, which does not count.
         source: its own feed.
     """
-    return _same(corpus, entry, document_id) or _alike(corpus, entry, document_id, source)
+    return _same(corpus, entry, document_id) or find_alike(corpus, entry, document_id, source)
 
 
 def _same(corpus: Corpus, entry: Entry, document_id: str) -> str:
@@ -43,7 +43,8 @@ def _same(corpus: Corpus, entry: Entry, document_id: str) -> str:
     return ""
 
 
-def _alike(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
+def find_alike(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
+    """`find_twin` of a text that no other document has."""
     bands = duplicates.bands(entry.sketch)
     if not bands:
         return ""
