@@ -19,6 +19,7 @@ from federation.errors import ConscienceError
 from federation.language import _, languages, set_language
 from rag.answer.clean import clean, one_line, without_links
 from rag.answer.events import Done, Question, Token
+from rag.answer.respond import Responder
 from rag.answer.result import Answer, Source
 from rag.chat.memory import LOADED_TURNS
 from rag.chat.session import Conversation
@@ -33,6 +34,7 @@ class Terminal:
     Attributes:
         talk: the conversation.
         base: how questions are asked; its text is not used.
+        responders: with the network's adapter (True) or by the base model alone.
         console: where answers go.
         folder: where `/export` writes.
         last: the last answer.
@@ -40,6 +42,7 @@ class Terminal:
 
     talk: Conversation
     base: Question
+    responders: Callable[[bool], Responder]
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     folder: Path = field(default_factory=Path.cwd)
     last: Answer | None = None
@@ -112,6 +115,10 @@ class Terminal:
             ),
             "/memory": (self._memory, _("what is remembered of this talk; with words: search")),
             "/model": (self._model, _("which model answers")),
+            "/base": (
+                self._base,
+                _("on or off: the base model alone, or with the network's adapter"),
+            ),
             "/rag": (self._rag, _("on or off: look into the sources or not")),
             "/lang": (self._lang, _("language of the program and of answers: es, en or auto")),
             "/train": (self._train, _("on or off: may this talk be trained on")),
@@ -173,6 +180,11 @@ class Terminal:
         adapter = model.adapter or _("no adapter")
         text = _("model: {base} + {adapter} ({sha})")
         self.say(text.format(base=model.base, adapter=adapter, sha=model.sha256[:12]))
+
+    def _base(self, rest: str) -> None:
+        if rest in ("on", "off"):
+            self.talk.responder = self.responders(rest == "off")
+        self._model("")
 
     def _rag(self, rest: str) -> None:
         if rest in ("on", "off"):

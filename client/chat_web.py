@@ -13,8 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from client.chat_answers import NodeAnswers, NodeState
-from client.chat_model import require_model
 from client.chat_onion import ChatOnion
+from client.chat_settings import pin_of, settings_of
 from client.chat_shelf import NodeDocuments, NodeFeeds, Upkeep
 from client.chat_token import keep_token
 from client.config import NodeConfig, NodeHome
@@ -27,12 +27,10 @@ from rag.chat.web.app import Chat
 from rag.chat.web.feedback import Feedback
 from rag.chat.web.login import Login
 from rag.chat.web.services import Services
-from rag.chat.web.settings import ModelChoice, SettingsFile
 
 HOST = "127.0.0.1"  # and no other: whoever is elsewhere comes through the onion service
 PORT = 5180
 MOST_CONNECTIONS = 128
-SETTINGS = "webchat_settings.json"
 Say = Callable[[str], None]
 
 
@@ -126,20 +124,6 @@ def application(home: NodeHome, config: NodeConfig, door: Door) -> Iterator[ASGI
             yield Chat(services, door.login, door.hosts, f"conscienceai_{door.port}").build()
         finally:
             upkeep.close()
-
-
-def settings_of(home: NodeHome, config: NodeConfig) -> SettingsFile:
-    """The chat's settings, which name no model that this node has not."""
-
-    def check(wish: ModelChoice) -> None:
-        require_model(home, config, wish.base, wish.adapter_sha256)
-
-    return SettingsFile(home.runs / SETTINGS, check)
-
-
-def pin_of(settings: SettingsFile) -> Callable[[], str]:
-    """What says which adapter was chosen, "" for the newest."""
-    return lambda: settings.current().model.adapter_sha256
 
 
 class _Server(uvicorn.Server):

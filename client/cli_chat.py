@@ -17,8 +17,8 @@ from federation.language import _
 if TYPE_CHECKING:
     from client.config import NodeConfig
     from rag.answer.events import Question
+    from rag.answer.respond import Responder
     from rag.answer.result import Answer
-    from rag.answer.search import Search
     from rag.chat.session import Conversation
 
 # --set KEY=VALUE: how a question is asked, how the next token is drawn, how the talk is kept.
@@ -64,6 +64,7 @@ def chat(  # noqa: PLR0913 (the options of one command)
     """Chat."""
     from client import cli_output as output
     from client import library
+    from client.knowledge import open_responders
 
     library.bound_blas()
     cli: Cli = context.obj
@@ -79,14 +80,15 @@ def chat(  # noqa: PLR0913 (the options of one command)
         return
     question = _question(asked, drawn)
     with library.searching(cli.home, config, output.talk) as search:
-        talk = _conversation(cli, config, session, kept, search)
+        responders = open_responders(cli.home, config, search)
+        talk = _conversation(cli, config, session, kept, responders(True))
         if once or text or not sys.stdin.isatty():
             for line in _lines(text, once=once):
                 _print(talk.answer(replace(question, text=line)), as_json=as_json)
             return
         from client.chat_terminal import Terminal
 
-        Terminal(talk, question).run()
+        Terminal(talk, question, responders).run()
 
 
 def parse(values: list[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -138,13 +140,12 @@ def _question(asked: dict[str, Any], drawn: dict[str, Any]) -> Question:
 
 
 def _conversation(
-    cli: Cli, config: NodeConfig, session: str, kept: dict[str, Any], search: Search | None
+    cli: Cli, config: NodeConfig, session: str, kept: dict[str, Any], responder: Responder
 ) -> Conversation:
     from client.cli_memory import find
-    from client.knowledge import open_memory, open_responder
+    from client.knowledge import open_memory
     from rag.chat.session import Conversation
 
-    responder = open_responder(cli.home, config, search=search)
     memory = open_memory(cli.home, config) if kept.get("memory", True) else None
     talk = Conversation(responder, memory, train=kept.get("train", False))
     if session and memory is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from client.chat_model import NodeModel, NodeWriter
@@ -30,8 +31,23 @@ def open_responder(
     home: NodeHome, config: NodeConfig, *, search: Search | None = None
 ) -> Responder:
     """What answers questions on this node; see `responder_of`."""
+    return open_responders(home, config, search)(True)
+
+
+def open_responders(
+    home: NodeHome, config: NodeConfig, search: Search | None
+) -> Callable[[bool], Responder]:
+    """Gives what answers with the network's adapter (True), or with the base model alone.
+
+    Both write with one model in memory; see `responder_of`.
+    """
     model = open_model(home, config)
-    return responder_of(home, config, search, model.writer() if model is not None else None)
+
+    def responder(adapter: bool) -> Responder:
+        writer = model.writer(adapter=adapter) if model is not None else None
+        return responder_of(home, config, search, writer)
+
+    return responder
 
 
 def responder_of(

@@ -1,7 +1,8 @@
 """`flower-client verify-chat`: the shipped questions put to the chat; one step back if it fails.
 
 Quoted answers hardly change with an adapter, so the model is asked too: how likely it finds right
-answers in plain words, with its adapter and without. An adapter that came since the last check and
+answers in plain words, with its adapter and without. Asked is what the page would answer with: the
+version that its settings choose, else the newest. An adapter that came since the last check and
 fails where the one before it passes is refused for the chat (`client.chat_adapter`); a running
 chat follows. Training and what the operator is told do not change by it.
 """
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.chat_adapter import load_verdicts, note_verdict, store_of
 from client.chat_model import NodeModel, NodeWriter
+from client.chat_settings import pin_of, settings_of
 from client.config import NodeConfig, NodeHome
 from client.knowledge import open_model
 from client.library import NodeSearch, bound_blas
@@ -137,7 +139,9 @@ def verify(home: NodeHome, config: NodeConfig) -> Outcome:
     """Ask everything; if what came since the last check broke something, go one step back."""
     sets = prompts.shipped()
     asked = [prompt for each in sets for prompt in each.prompts]
-    model = open_model(home, config)
+    model, pin = open_model(home, config), ""
+    if model is not None and (pin := pin_of(settings_of(home, config))()):
+        model.follow(pin)
     with mini_corpus() as search:
 
         def check(writer: NodeWriter | None) -> Report:
@@ -147,7 +151,7 @@ def verify(home: NodeHome, config: NodeConfig) -> Outcome:
         report = check(model.writer() if model is not None else None)
         refused, note = "", ""
         if model is not None:
-            refused, note = _Judgement(home, model, check).settle(report)
+            refused, note = _Judgement(home, model, check, pin).settle(report)
     outcome = Outcome(report, prompts.sha256_of(sets), refused, note)
     _keep(home, outcome)
     return outcome
@@ -173,13 +177,19 @@ def run(responder: Responder, asked: Sequence[Prompt], probes: Sequence[Row] = (
 
 
 class _Judgement:
-    """Whether the newest adapter is to blame, and what follows."""
+    """Whether the newest adapter is to blame, and what follows.
 
-    def __init__(self, home: NodeHome, model: NodeModel, check: _Check) -> None:
-        self._home, self._model, self._check = home, model, check
+    `pin`: sha256 of the version that the page's settings choose, "" for the newest. What was chosen
+    is never gone back from.
+    """
+
+    def __init__(self, home: NodeHome, model: NodeModel, check: _Check, pin: str = "") -> None:
+        self._home, self._model, self._check, self._pin = home, model, check, pin
 
     def settle(self, report: Report) -> tuple[str, str]:
         """What was gone back from, and a sentence; both may be ""."""
+        if self._pin and report.model.sha256 == self._pin:
+            return "", "" if report.has_passed else _chosen_fails(report.model)
         store = store_of(self._home)
         newest = _current(store) if store is not None else None
         if store is None or newest is None:
@@ -214,6 +224,12 @@ class _Judgement:
         return name, _("The chat goes back from {old} to {new}: {reason}").format(
             old=name, new=now.adapter or now.base, reason=reason
         )
+
+
+def _chosen_fails(model: ModelName) -> str:
+    return _("{name}, which you chose, fails; the page's settings choose another.").format(
+        name=model.adapter
+    )
 
 
 def _current(store: AdapterStore) -> Global | None:

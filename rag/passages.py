@@ -15,7 +15,8 @@ class Passage:
         text: of the chunk: `Document.text[start:end]`.
         start, end: where it stands in the document's text.
         score: fused, relative to this question alone: the best is near 1. Never a threshold.
-        bm25: `-bm25()` of FTS5, >= 0; 0 if no word of the question occurs.
+        bm25: `-bm25()` of FTS5, >= 0; 0 if no word of the question occurs. In a store of a few
+            chunks as if it held more, see `rag.retrieval.handful`; the score is not made of that.
         cosine: between question and chunk, -1 to 1; None without vectors.
     """
 

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 
 from client.chat_answers import NodeAnswers, NodeState
+from client.chat_settings import pin_of, settings_of
 from client.chat_shelf import NodeDocuments, NodeFeeds
-from client.chat_web import HOST, Door, _listener, pin_of, server, settings_of
+from client.chat_web import HOST, Door, _listener, server
 from client.config import NodeConfig, NodeHome
 from client.knowledge import open_memory
 from client.library import open_library

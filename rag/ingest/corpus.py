@@ -8,10 +8,11 @@ on from where the index stopped. An index that fits no such file is made anew fr
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,10 @@ from rag.ingest import duplicates
 
 logger = logging.getLogger(__name__)
 
-INDEX_FORMAT = "1"
+INDEX_FORMAT = duplicates.FORMAT
 TAIL_BYTES = 4096  # so much of the file before the index's place must be as it was
 READ_BYTES = 4_000_000
+CACHE_KIB = 16_000  # an index of some ten thousand documents
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (
@@ -36,8 +38,8 @@ CREATE TABLE IF NOT EXISTS documents (
     sha256 TEXT NOT NULL, link TEXT NOT NULL, train INTEGER NOT NULL, sketch TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS documents_sha256 ON documents (sha256);
 CREATE INDEX IF NOT EXISTS documents_source ON documents (source);
-CREATE TABLE IF NOT EXISTS bands (
-    band INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (band, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alike (
+    band INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (band, row)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (source TEXT PRIMARY KEY, stamp TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS feeds (key TEXT PRIMARY KEY, state TEXT NOT NULL);
 """
@@ -78,6 +80,23 @@ class Corpus:
         query = "SELECT revision, sha256, train FROM documents WHERE id = ?"
         row = self.db.execute(query, (document_id,)).fetchone()
         return None if row is None else Known(int(row[0]), str(row[1]), bool(row[2]))
+
+    def known_among(self, names: Iterable[str]) -> dict[str, Known]:
+        """As `known`, of many documents at once; those that are not held are left out."""
+        query = (
+            "SELECT id, revision, sha256, train FROM documents "
+            "WHERE id IN (SELECT value FROM json_each(?))"
+        )
+        rows = self.db.execute(query, (json.dumps(list(names)),))
+        return {str(row[0]): Known(int(row[1]), str(row[2]), bool(row[3])) for row in rows}
+
+    def texts_among(self, hashes: Iterable[str]) -> set[str]:
+        """Those of `hashes` that are the sha256 of a document."""
+        query = (
+            "SELECT value FROM json_each(?) "
+            "WHERE EXISTS (SELECT 1 FROM documents WHERE sha256 = value)"
+        )
+        return {str(row[0]) for row in self.db.execute(query, (json.dumps(list(hashes)),))}
 
     def count(self) -> int:
         """How many documents there are."""
@@ -124,6 +143,11 @@ class Corpus:
         self._note(entry, sketch)
         self._lines.append(to_line(entry) + "\n")
 
+    def add(self, document: Document, sketch: str) -> None:
+        """`put` of a document that the corpus does not hold; quicker."""
+        self._insert(document, sketch)
+        self._lines.append(to_line(document) + "\n")
+
     def relabel(self, source: str, *, is_for_training: bool) -> int:
         """Write the documents of a source again where the owner has thought better of training.
 
@@ -160,7 +184,8 @@ class Corpus:
 
     def _forget(self) -> None:
         """Know no document, and let each feed be read whole again."""
-        for table in ("documents", "bands", "files"):
+        self.db.execute("DROP TABLE IF EXISTS bands")  # of format 1
+        for table in ("documents", "alike", "files"):
             self.db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
         blank = ", ".join(
             f"'$.{name}', ''" for name in ("etag", "modified", "body_sha256", "next_at")
@@ -193,20 +218,22 @@ class Corpus:
         if sketch is None:
             is_feed = entry.kind == "feed"
             sketch = duplicates.sketch(f"{entry.title}\n{entry.text}") if is_feed else ""
+        self._insert(entry, sketch)
+
+    def _insert(self, entry: Document, sketch: str) -> None:
         names = (entry.id, entry.kind, entry.source)
         values = (entry.revision, entry.sha256, entry.link, entry.is_for_training, sketch)
         marks = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        self.db.execute(marks, (*names, *values))
-        pairs = [(band, entry.id) for band in duplicates.bands(sketch)]
-        self.db.executemany("INSERT INTO bands VALUES (?, ?)", pairs)
+        place = self.db.execute(marks, (*names, *values)).lastrowid
+        pairs = [(band, place) for band in duplicates.bands(sketch)]
+        self.db.executemany("INSERT INTO alike VALUES (?, ?)", pairs)
 
     def _leave_bands(self, name: str) -> None:
         """Forget the sketch of an earlier revision."""
-        query = "SELECT sketch FROM documents WHERE id = ?"
-        row = self.db.execute(query, (name,)).fetchone()
-        if row is not None and row[0]:
-            pairs = [(band, name) for band in duplicates.bands(row[0])]
-            self.db.executemany("DELETE FROM bands WHERE band = ? AND id = ?", pairs)
+        query = "SELECT rowid, sketch FROM documents WHERE id = ?"
+        place, sketch = self.db.execute(query, (name,)).fetchone() or (0, "")
+        pairs = [(band, place) for band in duplicates.bands(sketch)]
+        self.db.executemany("DELETE FROM alike WHERE band = ? AND row = ?", pairs)
 
     def _remember(self, end: int) -> None:
         self._set_fact("end", str(end))
@@ -251,6 +278,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.executescript(_TABLES)
     except BaseException:
         db.close()

@@ -16,14 +16,22 @@ BUFFER_BYTES = 64 * 1024
 UNUSED = frozenset(
     (
         *("author", "category", "cloud", "comments", "commentRss", "contributor", "creator"),
-        *("credit", "enclosure", "generator", "image", "items", "managingEditor"),
+        *("credit", "enclosure", "generator", "identifier", "image", "items", "managingEditor"),
         *("primary_category", "publisher", "skipDays", "skipHours", "subject", "textInput"),
         *("thumbnail", "webMaster"),
     )
 )
 _XHTML = "http://www.w3.org/1999/xhtml"
 _SVG = "http://www.w3.org/2000/svg"
-_PRISM = ("http://prismstandard.org/", "http://purl.org/rss/1.0/modules/prism/")
+_UNUSED_NAMESPACES = (
+    "http://prismstandard.org/",
+    "http://purl.org/rss/1.0/modules/prism/",
+    "http://purl.org/rss/1.0/modules/slash/",
+    "http://purl.org/syndication/thread/",
+    "http://rssnamespace.org/feedburner/",
+    "http://arxiv.org/schemas/",
+    "http://www.georss.org/georss",
+)
 
 
 class BufferedParser(expatreader.ExpatParser):
@@ -42,17 +50,22 @@ class BufferedParser(expatreader.ExpatParser):
         """Pass an element on, unless it or one around it is not used."""
         if self._depth:
             self._depth += 1
-        elif is_unused(name):
+            return
+        handler = self._cont_handler  # type: ignore[attr-defined]  # likewise
+        kind = handler.kinds.get(name) or handler.learn(name)
+        if kind.is_unused:
             self._depth = 1
             self._characters = self._expat.CharacterDataHandler
             self._expat.CharacterDataHandler = None
-        else:
+        elif not handler.opened(kind, attrs):
             super().start_element_ns(name, attrs)
 
     def end_element_ns(self, name: str) -> None:
         """Pass its end on likewise."""
         if not self._depth:
-            super().end_element_ns(name)
+            handler = self._cont_handler  # type: ignore[attr-defined]  # likewise
+            if not handler.closed(handler.kinds.get(name) or handler.learn(name)):
+                super().end_element_ns(name)
             return
         self._depth -= 1
         if not self._depth:
@@ -67,7 +80,7 @@ def is_unused(name: str) -> bool:
     """
     namespace, _space, rest = name.partition(" ")
     local = rest.partition(" ")[0] if rest else namespace
-    if rest and namespace.startswith(_PRISM):
+    if rest and namespace.startswith(_UNUSED_NAMESPACES):
         return True
     return local in UNUSED and namespace not in (_XHTML, _SVG)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from rag.documents import Document
 from rag.ingest.corpus import Corpus, Known
@@ -12,7 +14,7 @@ from rag.ingest.feed_state import FeedState, save_state
 from rag.ingest.feeds import Feed
 from rag.ingest.identity import document_id
 from rag.ingest.topics import matching, unique
-from rag.ingest.twins import find_twin
+from rag.ingest.twins import find_alike, find_twin
 
 TOPIC_CHARACTERS = 20_000  # of a text, in which topics are looked for
 
@@ -69,18 +71,22 @@ def bring_in(
         state: to be kept; the counts of new entries are added here.
         now: ISO time of the ingest.
     """
-    harvest, seen = Harvest(), set[str]()
+    outcomes, matched, stamp = Counter[str](), 0, _Stamp.of(feed, content, wishes, now)
     with corpus.batch():
-        for entry in content.entries:
-            name = document_id(feed.key, entry.key or entry.sha256)
-            if name in seen:
-                continue
-            seen.add(name)
+        entries = _named(feed, content)
+        known = corpus.known_among(entries)
+        texts = corpus.texts_among(entry.sha256 for entry in entries.values())
+        for name, entry in entries.items():
             if wishes.languages and entry.language and entry.language not in wishes.languages:
-                harvest = replace(harvest, left_out=harvest.left_out + 1)
+                outcomes["left out"] += 1
                 continue
-            document = _document(feed, content, entry, wishes, name, now)
-            harvest = counted(harvest, _put(corpus, document, entry), bool(document.topics))
+            document = _document(feed, entry, name, stamp)
+            outcome = _put(corpus, document, entry, known.get(name), texts)
+            outcomes[outcome] += 1
+            matched += outcome == "new" and bool(document.topics)
+        harvest = Harvest(
+            outcomes["new"], outcomes["changed"], outcomes["same"], outcomes["left out"], matched
+        )
         judged = replace(
             state,
             title=content.title,
@@ -90,6 +96,14 @@ def bring_in(
         )
         save_state(corpus, feed.key, judged)
     return harvest
+
+
+def _named(feed: Feed, content: FeedContent) -> dict[str, Entry]:
+    """The first entry of each name."""
+    entries: dict[str, Entry] = {}
+    for entry in content.entries:
+        entries.setdefault(document_id(feed.key, entry.key or entry.sha256), entry)
+    return entries
 
 
 def put_again(corpus: Corpus, document: Document, known: Known, sketch: str | None) -> str:
@@ -106,13 +120,18 @@ def put_again(corpus: Corpus, document: Document, known: Known, sketch: str | No
     return "same"
 
 
-def _put(corpus: Corpus, document: Document, entry: Entry) -> str:
-    known = corpus.known(document.id)
+def _put(
+    corpus: Corpus, document: Document, entry: Entry, known: Known | None, texts: set[str]
+) -> str:
+    """`texts`: hashes of texts that the corpus may hold; this one's is added."""
     if known is not None:
+        texts.add(document.sha256)
         return put_again(corpus, document, known, entry.sketch)
-    if find_twin(corpus, entry, document.id, document.source):
+    find = find_twin if document.sha256 in texts else find_alike
+    if find(corpus, entry, document.id, document.source):
         return "same"
-    corpus.put(document, entry.sketch)
+    texts.add(document.sha256)
+    corpus.add(document, entry.sketch)
     return "new"
 
 
@@ -125,26 +144,36 @@ def counted(harvest: Harvest, outcome: str, is_match: bool) -> Harvest:
     return replace(harvest, same=harvest.same + 1)
 
 
-def _document(
-    feed: Feed, content: FeedContent, entry: Entry, wishes: Wishes, name: str, now: datetime
-) -> Document:
-    topics = unique((*feed.topics, *wishes.topics))
-    moment = now.isoformat(timespec="seconds")
+class _Stamp(NamedTuple):
+    """What is the same for all documents of one feed and one ingest."""
+
+    source_name: str
+    topics: tuple[str, ...]
+    moment: str
+
+    @classmethod
+    def of(cls, feed: Feed, content: FeedContent, wishes: Wishes, now: datetime) -> _Stamp:
+        name = feed.name or content.title or feed.host
+        topics = unique((*feed.topics, *wishes.topics))
+        return cls(name, topics, now.isoformat(timespec="seconds"))
+
+
+def _document(feed: Feed, entry: Entry, name: str, stamp: _Stamp) -> Document:
     return Document(
         id=name,
         revision=1,
         sha256=entry.sha256,
         kind="feed",
         source=feed.url,
-        source_name=feed.name or content.title or feed.host,
+        source_name=stamp.source_name,
         title=entry.title,
         text=entry.text,
         link=entry.link,
-        published=entry.published or moment,
+        published=entry.published or stamp.moment,
         is_date_guessed=not entry.published,
         language=entry.language,
-        topics=matching(topics, f"{entry.title}\n{entry.text[:TOPIC_CHARACTERS]}"),
-        ingested_at=moment,
+        topics=matching(stamp.topics, f"{entry.title}\n{entry.text[:TOPIC_CHARACTERS]}"),
+        ingested_at=stamp.moment,
         priority=feed.priority,
         licence=entry.licence,
         is_for_training=feed.train,

@@ -11,8 +11,16 @@ ID_LENGTH = 32
 
 def content_sha256(title: str, text: str) -> str:
     """Hash of title and text, whatever the spaces in them."""
-    normal = "\n".join(" ".join(part.split()) for part in (title, text))
+    normal = f"{_spaced(title)}\n{_spaced(text)}"
     return hashlib.sha256(normal.encode("utf-8", "replace")).hexdigest()
+
+
+def _spaced(text: str) -> str:
+    """Words apart by one space."""
+    flat = text.replace("\n\n", " ").replace("\n", " ").strip()
+    if flat.isprintable() and "  " not in flat:  # the space is the one printable white character
+        return flat
+    return " ".join(text.split())
 
 
 def document_id(source: str, key: str) -> str:

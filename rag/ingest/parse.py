@@ -1,13 +1,7 @@
-"""A feed's bytes to entries: the one door to feedparser.
-
-feedparser is only ever given bytes in a BytesIO: a text that looks like a path or an address it
-would open itself. It cleans no HTML here: all becomes plain text in `clean`, which is stricter and
-much faster.
-"""
+"""A feed's bytes to entries: what `raw` found in them, as clean text."""
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,10 +11,11 @@ from federation.errors import FormatError
 from federation.language import _
 from rag.ingest.clean import one_line, paragraphs, safe_link, text_of_html
 from rag.ingest.dates import read_date
-from rag.ingest.duplicates import sketch
+from rag.ingest.duplicates import sketch_of_words
 from rag.ingest.entries import Entry, FeedContent
 from rag.ingest.identity import canonical_link, content_sha256
-from rag.ingest.tongue import language_of
+from rag.ingest.tongue import language_of_words
+from rag.ingest.words import words_of
 
 PLAIN = "text/plain"
 WORDS = ("text/", "application/xhtml")
@@ -95,16 +90,9 @@ def parse_feed(
 
 
 def _parsed(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - feedparser's dict
-    import feedparser
+    from rag.ingest.raw import read_raw
 
-    feedparser.api.PREFERRED_XML_PARSERS = ["rag.ingest.expat"]
-    # No content-location: with one, every element costs a look at it. Links are made absolute here.
-    return feedparser.parse(
-        io.BytesIO(body),
-        response_headers={"content-type": content_type or "application/xml"},
-        sanitize_html=False,
-        resolve_relative_uris=False,
-    )
+    return read_raw(body, content_type)
 
 
 def _parsed_again(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - likewise
@@ -117,6 +105,8 @@ def _parsed_again(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - like
 
 def first_entries(body: bytes, count: int) -> bytes:
     """The feed without the entries after the first `count`; its end stays, so it is well-formed."""
+    if body.count(b"</") <= count:
+        return body
     ends = [match.end() for match in _END_OF_ENTRY.finditer(body)]
     if len(ends) <= count:
         return body
@@ -139,13 +129,16 @@ def _started(body: bytes, content_type: str) -> tuple[bytes, str]:
 
 
 def _entry(raw: dict[str, Any], facts: _Facts, licence: str) -> Entry | None:
+    from rag.ingest.raw import moment
+
     title = one_line(_plain(raw, "title", facts))
     text = _longest(raw, facts) or title
     if not text:
         return None
+    words = words_of(f"{title}\n{text}")
     link = safe_link(str(raw.get("link") or ""), facts.url)
     guid = str(raw.get("id") or "")[:MAX_KEY]
-    parsed = raw.get("published_parsed") or raw.get("updated_parsed")
+    parsed = moment(raw.get("published_parsed")) or moment(raw.get("updated_parsed"))
     written = str(raw.get("published") or raw.get("updated") or raw.get("created") or "")
     return Entry(
         key=guid or (canonical_link(link) if link else ""),
@@ -153,10 +146,10 @@ def _entry(raw: dict[str, Any], facts: _Facts, licence: str) -> Entry | None:
         text=text,
         link=link,
         published=read_date(parsed, written, facts.now),
-        language=language_of(f"{title}\n{text}", facts.tag),
+        language=language_of_words(words, facts.tag),
         licence=_licence(raw, facts) or licence,
         sha256=content_sha256(title, text),
-        sketch=sketch(f"{title}\n{text}"),
+        sketch=sketch_of_words(words),
     )
 
 
@@ -203,8 +196,10 @@ def _type(part: dict[str, Any]) -> str:
 
 
 def _licence(raw: dict[str, Any], facts: _Facts) -> str:
-    links = [dict(link) for link in raw.get("links") or () if isinstance(link, dict)]
-    named = next((link.get("href") for link in links if link.get("rel") == "license"), "")
+    links = [link for link in raw.get("links") or () if isinstance(link, dict)]
+    named = next((link for link in links if dict.get(link, "rel") == "license"), {}).get("href")
+    if not named and not raw.get("rights"):
+        return ""
     return one_line(str(named or _plain(raw, "rights", facts)), MAX_LICENCE)
 
 

@@ -8,13 +8,13 @@ of memory, may write no file, and ends itself where a job takes too much time.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -22,6 +22,7 @@ from federation.errors import FormatError
 from federation.language import _, set_language
 
 MEMORY_BYTES = 2 * 1024**3
+GARBAGE = 20_000  # objects between two looks for cycles: what a feed becomes has few
 
 
 def main() -> None:
@@ -29,6 +30,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     limit()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     serve(sys.stdin.buffer, answers)
 
 
@@ -53,10 +56,11 @@ def do(job: Mapping[str, Any], body: bytes) -> dict[str, Any]:
             from rag.ingest.parse import parse_feed
 
             options = {key: job[key] for key in ("url", "content_type", "tag", "max_items")}
-            return asdict(parse_feed(body, now=now, **options))
+            content = parse_feed(body, now=now, **options)
+            return {**vars(content), "entries": [vars(entry) for entry in content.entries]}
         from rag.ingest.files import read_file
 
-        return {"entries": [asdict(entry) for entry in read_file(body, job["name"], now)]}
+        return {"entries": [vars(entry) for entry in read_file(body, job["name"], now)]}
     except FormatError as err:
         return {"error": err.message, "hint": err.hint}
     except MemoryError:

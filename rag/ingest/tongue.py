@@ -7,13 +7,18 @@ en. A tag may lie, so a clear vote always goes before it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import repeat
 
-LOOKED_AT = 2000  # characters
+from rag.ingest.words import words_of
+
+LOOKED_AT = 300  # words
+LONGEST_TAG = 40
 OURS = ("es", "en")  # a tie goes to them
 FEWEST_VOTES = 2
-LEAST_SHARE = 0.12  # of all words: a language that does not vote has some frequent words of others
+LEAST_SHARE = 0.12  # of words without a digit: other languages have frequent words of ours too
 CLOSE = 1  # votes: by so few more for another language, the tag is not overruled
-_WORD = re.compile(r"[^\W\d_]+")
 _LISTS = {
     "es": "de la que el en y los del se las por un para con no una su al es lo como más pero sus "
     "le ya o este sí porque esta entre cuando muy sin sobre ser también me hasta hay donde quien "
@@ -21,7 +26,7 @@ _LISTS = {
     "en": "the of and to in is that it was for on are as with his they at be this have from or "
     "one had by but not what all were we when your can said there an each which she do how their "
     "if will about other has who where its than more been why these would into our",
-    "pt": "de que e do da em um para com não uma os no se na por mais as dos como mas ao ele das "
+    "pt": "de que e do da em um para tem não uma os no se na por mais as dos como mas ao ele das "
     "à seu sua ou quando muito nos já também só pelo pela até isso ela entre depois sem mesmo aos "
     "seus quem nas me esse eles você essa foi são ser está",
     "fr": "de la le et les des en un du une que est pour qui dans par plus pas au sur ne se ce il "
@@ -34,10 +39,11 @@ _LISTS = {
     "della gli delle anche ha lo ma dal o se su questo cui degli nella ed essere stato tra loro "
     "quando dalla fra sua suo ci due",
 }
-_VOTERS: dict[str, tuple[str, ...]] = {}
+_LETTERS = dict(zip(_LISTS, "abcdef", strict=True))  # one for each language
+_VOTERS: dict[str, str] = {}  # the letters of the languages that a word speaks for
 for _code, _words in _LISTS.items():
     for _each in _words.split():
-        _VOTERS[_each] = (*_VOTERS.get(_each, ()), _code)
+        _VOTERS[_each] = _VOTERS.get(_each, "") + _LETTERS[_code]
 
 
 def language_of(text: str, tag: str = "") -> str:
@@ -47,21 +53,33 @@ def language_of(text: str, tag: str = "") -> str:
         text: plain text; its beginning is looked at.
         tag: what the source claims, such as "es-CR".
     """
-    words = _WORD.findall(text[:LOOKED_AT].lower())
-    votes = dict.fromkeys(_LISTS, 0)
-    for word in words:
-        for code in _VOTERS.get(word, ()):
-            votes[code] += 1
+    return language_of_words(words_of(text), tag)
+
+
+def language_of_words(words: Sequence[str], tag: str = "") -> str:
+    """As `language_of`, from the words of a text, lower case."""
+    looked_at = words[:LOOKED_AT]
+    ballot = "".join(map(_VOTERS.get, looked_at, repeat("")))
+    votes = {code: ballot.count(letter) for code, letter in _LETTERS.items()}
     first, second = sorted(votes, key=lambda code: -votes[code])[:2]
-    claimed = primary(tag)
+    claimed = primary(tag[:LONGEST_TAG])
     if claimed and votes[first] - votes.get(claimed, 0) <= CLOSE:
         return claimed
-    enough = votes[first] >= max(FEWEST_VOTES, LEAST_SHARE * len(words))
-    if enough and (votes[first] > votes[second] or (first in OURS and not claimed)):
+    if _is_enough(votes[first], looked_at) and (
+        votes[first] > votes[second] or (first in OURS and not claimed)
+    ):
         return first
     return claimed
 
 
+def _is_enough(votes: int, words: Sequence[str]) -> bool:
+    if votes < FEWEST_VOTES:
+        return False
+    most = votes / LEAST_SHARE
+    return len(words) <= most or sum(map(str.isalpha, words)) <= most
+
+
+@lru_cache(maxsize=64)
 def primary(tag: str) -> str:
     """The two letters of a tag such as "en-us"; "" if it has none."""
     code = re.split(r"[-_]", tag.strip().lower(), maxsplit=1)[0]

@@ -9,7 +9,7 @@ from rag.ingest.corpus import Corpus
 from rag.ingest.entries import Entry
 from rag.ingest.identity import canonical_link
 
-MOST_CANDIDATES = 50
+MOST_CANDIDATES = 400  # rows: one for each band that is shared
 _WORD = re.compile(r"\w+")
 TELLING_WORDS = 8  # of a text that is no coincidence
 
@@ -27,7 +27,7 @@ def find_twin(corpus: Corpus, entry: Entry, document_id: str, source: str) -> st
         document_id: its own id, which does not count.
         source: its own feed.
     """
-    return _same(corpus, entry, document_id) or _alike(corpus, entry, document_id, source)
+    return _same(corpus, entry, document_id) or find_alike(corpus, entry, document_id, source)
 
 
 def _same(corpus: Corpus, entry: Entry, document_id: str) -> str:
@@ -43,15 +43,16 @@ def _same(corpus: Corpus, entry: Entry, document_id: str) -> str:
     return ""
 
 
-def _alike(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
+def find_alike(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
+    """`find_twin` of a text that no other document has."""
     bands = duplicates.bands(entry.sketch)
     if not bands:
         return ""
     marks = ",".join("?" * len(bands))
     query = (
-        "SELECT DISTINCT documents.id, documents.sketch FROM bands "  # noqa: S608 - marks alone
-        "JOIN documents ON documents.id = bands.id "
-        f"WHERE bands.band IN ({marks}) AND documents.id != ? AND documents.source != ? LIMIT ?"
+        "SELECT documents.id, documents.sketch FROM alike "  # noqa: S608 - marks alone
+        "JOIN documents ON documents.rowid = alike.row "
+        f"WHERE alike.band IN ({marks}) AND documents.id != ? AND documents.source != ? LIMIT ?"
     )
     candidates = corpus.db.execute(query, (*bands, document_id, source, MOST_CANDIDATES))
     likest = max(

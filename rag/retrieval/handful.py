@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from rag.passages import Evidence
 from rag.retrieval.lexical import AROUND, Asked, chunks_with
@@ -20,21 +21,38 @@ AS_IF = 240  # chunks
 K1, B = 1.2, 0.75  # FTS5's
 
 
-def evidence(store: Store, asked: Asked, chunks: Sequence[int], cosine: float | None) -> Evidence:
-    """Of the best of `chunks`; see `rag.passages.Evidence`.
+class Match(NamedTuple):
+    """BM25 of a chunk, the weight of all of the question's stems, and of those that it has."""
+
+    bm25: float
+    total: float
+    covered: float
+
+
+def matches(store: Store, asked: Asked, chunks: Sequence[int]) -> dict[int, Match]:
+    """How well each of `chunks` matches.
 
     Args:
         store: with fewer than `AS_IF` chunks; inside a snapshot.
         asked: the question.
         chunks: numbers of those that have any of its words.
-        cosine: of the nearest, None without vectors.
     """
     weights = {
         term: _idf(chunks_with(store, term)) for terms in asked.terms.values() for term in terms
     }
     mean = _mean_length(store)
-    found = [_of(store, number, asked, weights, mean) for number in chunks]
-    bm25, total, covered = max(found, default=(0.0, 0.0, 0.0))
+    return {number: _of(store, number, asked, weights, mean) for number in chunks}
+
+
+def evidence(asked: Asked, found: Iterable[Match], cosine: float | None) -> Evidence:
+    """Of the best match; see `rag.passages.Evidence`.
+
+    Args:
+        asked: the question.
+        found: all matches.
+        cosine: of the nearest, None without vectors.
+    """
+    bm25, total, covered = max(found, default=Match(0.0, 0.0, 0.0))
     if bm25 <= 0 or total <= 0:
         return Evidence(asked.chunks, 0.0, 0.0, 0.0, cosine)
     return Evidence(asked.chunks, bm25, bm25 / total, covered / total, cosine)
@@ -42,8 +60,7 @@ def evidence(store: Store, asked: Asked, chunks: Sequence[int], cosine: float | 
 
 def _of(
     store: Store, number: int, asked: Asked, weights: Mapping[str, float], mean: float
-) -> tuple[float, float, float]:
-    """BM25 of a chunk, the weight of all of the question's stems, and of those that it has."""
+) -> Match:
     row = store.database.execute(
         "SELECT chunks.stems, words.stems, words.around FROM chunks "
         "JOIN words ON words.rowid = chunks.number WHERE chunks.number = ?",
@@ -57,7 +74,8 @@ def _of(
         often = own[term] + AROUND * around[term]
         score += weights[term] * often * (K1 + 1) / (often + length)
     has = own.keys() | around.keys()
-    return score, sum(weights[t] for t in terms), sum(weights[t] for t in terms if t in has)
+    covered = sum(weights[t] for t in terms if t in has)
+    return Match(score, sum(weights[t] for t in terms), covered)
 
 
 def _idf(frequency: int) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from rag.passages import Evidence, Found, Passage
 from rag.retrieval import handful, lexical, stems
 from rag.retrieval.filters import EVERYTHING, Filters
 from rag.retrieval.fusion import Numbers, fuse
+from rag.retrieval.handful import Match
 from rag.retrieval.lexical import POOL, Asked
 from rag.retrieval.store import Store, clean
 
@@ -93,8 +94,9 @@ class Retriever:
                 with _timed(seconds, "vectors"):
                     pool = self._pool(question, hits, vector, filters)
                 with _timed(seconds, "passages"):
-                    passages = self._passages(pool, k)
-                    evidence = self._evidence(asked, pool)
+                    few = self._among_few(asked, pool)
+                    passages = self._passages(pool, k, few)
+                    evidence = self._evidence(asked, pool, few)
         terms = dict.fromkeys(t.partition(":")[2] for terms in asked.terms.values() for t in terms)
         return Found(
             question=question,
@@ -124,9 +126,19 @@ class Retriever:
         words = np.array([bm25.get(chunk, 0.0) for chunk in chunks])
         return _Pool(chunks, words, self._dense.cosines(self._store, vector, chunks), best)
 
-    def _passages(self, pool: _Pool, k: int) -> list[Passage]:
+    def _among_few(self, asked: Asked, pool: _Pool) -> dict[int, Match] | None:
+        """How well the pool's chunks match, by number; None in a store that is not small."""
+        if asked.chunks >= handful.AS_IF:
+            return None
+        having = [chunk for chunk, bm25 in zip(pool.chunks, pool.bm25, strict=True) if bm25 > 0]
+        return handful.matches(self._store, asked, having)
+
+    def _passages(self, pool: _Pool, k: int, few: Mapping[int, Match] | None) -> list[Passage]:
         scores = fuse(pool.bm25, pool.cosine)
         order = sorted(range(len(pool.chunks)), key=lambda i: (-scores[i], pool.chunks[i]))
+        if few is not None:
+            words = [few[chunk].bm25 if chunk in few else 0.0 for chunk in pool.chunks]
+            pool = replace(pool, bm25=np.array(words))
         return [self._passage(pool, i, float(scores[i])) for i in order[:k] if scores[i] > 0]
 
     def _passage(self, pool: _Pool, at: int, score: float) -> Passage:
@@ -147,10 +159,9 @@ class Retriever:
             cosine=None if cosine is None or np.isnan(cosine) else cosine,
         )
 
-    def _evidence(self, asked: Asked, pool: _Pool) -> Evidence:
-        if asked.chunks < handful.AS_IF:
-            having = [chunk for chunk, bm25 in zip(pool.chunks, pool.bm25, strict=True) if bm25 > 0]
-            return handful.evidence(self._store, asked, having, pool.best)
+    def _evidence(self, asked: Asked, pool: _Pool, few: Mapping[int, Match] | None) -> Evidence:
+        if few is not None:
+            return handful.evidence(asked, few.values(), pool.best)
         best = int(pool.bm25.argmax()) if pool.bm25.size else 0
         bm25 = float(pool.bm25[best]) if pool.bm25.size else 0.0
         if bm25 <= 0:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from client.adapters import AdapterStore
-from client.chat_web import SETTINGS
+from client.chat_settings import SETTINGS
 from client.config import load_federation
 from federation.adapter.manifest import sha256_of
 from federation.model import adapted

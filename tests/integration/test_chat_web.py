@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from client.chat_web import SETTINGS
+from client.chat_settings import SETTINGS
 from client.cli import run
 from federation.model.speak import Piece, Sampling
 from rag.chat.web.desk import Desk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -24,12 +25,13 @@ from rag.ingest.duplicates import bands, likeness, sketch
 from rag.ingest.entries import Entry
 from rag.ingest.feeds import read_feeds
 from rag.ingest.files import SUFFIXES
-from rag.ingest.identity import canonical_link
+from rag.ingest.identity import canonical_link, content_sha256
 from rag.ingest.inflate import TooLargeError, gunzip
 from rag.ingest.parse import first_entries, parse_feed
 from rag.ingest.reading import do
 from rag.ingest.tongue import language_of
 from rag.ingest.topics import matching
+from rag.ingest.words import words_of
 from tests.feed_samples import item, rss, text_of
 from tests.file_samples import docx, pdf
 
@@ -164,6 +166,20 @@ def test_any_text_as_a_link_a_date_a_topic_and_a_language(text: str) -> None:
     read_date(None, text, NOW)
     matching((text,), text)
     assert len(language_of(text, text)) in (0, 2)
+
+
+@quick
+@given(texts | st.text(st.characters(codec="ascii"), max_size=300))
+def test_words_are_the_same_in_ascii_and_beside_other_letters(text: str) -> None:
+    assert words_of(text) == [word for word in words_of(f"ñ {text}")[1:] if word]
+
+
+@quick
+@given(texts | st.text(" \n\t\u00a0\u2028ab\u00e9"), texts)
+def test_a_text_is_hashed_whatever_the_spaces_in_it(title: str, text: str) -> None:
+    spaced = "\n".join(" ".join(part.split()) for part in (title, text))
+    expected = hashlib.sha256(spaced.encode("utf-8", "replace")).hexdigest()
+    assert content_sha256(title, text) == expected
 
 
 @quick

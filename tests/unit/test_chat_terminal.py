@@ -50,9 +50,16 @@ class Session:
         writer = writer or ScriptedWriter("nunca", parameters=7_000_000)
         writer.model = ModelName("scripted", "global@v7", "ab" * 32)
         responder = Responder(SmallSearch(NEWS), writer, START)
+        plain = ScriptedWriter("solo la base", parameters=7_000_000)
+        plain.model = ModelName("scripted", "", "cd" * 32)
+        alone = replace(responder, writer=plain)
         console = Console(file=self.screen, width=200, highlight=False, soft_wrap=True)
         self.terminal = Terminal(
-            Conversation(responder, self.memory), Question(""), console, folder
+            Conversation(responder, self.memory),
+            Question(""),
+            lambda adapter: responder if adapter else alone,
+            console,
+            folder,
         )
 
     def type(self, *lines: str) -> str:
@@ -103,6 +110,18 @@ def test_commands_act(session: Session, tmp_path: Path) -> None:
     assert "El tren de Toledo" in (tmp_path / "talk.md").read_text(encoding="utf-8")
     assert "/what" in shown
     assert "never read" not in json.dumps(session.memory.to_json())
+
+
+def test_base_alone_and_back(session: Session) -> None:
+    shown = session.type("/base on", "/help", "/base", "/base off")
+    alone, of_help = "model: scripted + no adapter", "/base     on or off"
+    assert shown.index(alone) < shown.index(of_help) < shown.rindex(alone)
+    assert shown.rindex(alone) < shown.index("model: scripted + global@v7")
+    session.terminal.base = replace(session.terminal.base, rag=False)
+    session.type("/base on", "hola", "/base off", "hola")
+    turns = session.memory.turns(session.memory.sessions()[0].id)
+    assert [(turn.content, turn.adapter) for turn in turns if turn.role == "assistant"] == [
+        ("solo la base", ""), ("nunca", "global@v7")]  # fmt: skip
 
 
 def test_a_new_talk_and_an_answer_anyway(tmp_path: Path) -> None:

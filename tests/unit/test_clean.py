@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urljoin
+
 import pytest
 
 from rag.ingest.clean import (
@@ -18,6 +20,11 @@ from rag.ingest.clean import (
 def test_paragraphs_lines_and_inline_tags_come_out_as_a_person_reads_them() -> None:
     source = "<p>One <b>bold</b>er\nword.</p><p>Two<br>three</p><ul><li>a<li>b</ul>"
     assert text_of_html(source) == "One bolder word.\n\nTwo\nthree\n\na\nb"
+
+
+def test_tags_in_upper_case_are_tags_too() -> None:
+    source = "<P>One</P><p>Two<BR>three</p><UL><LI>a</UL><TABLE><TR><TD>x<TD>y</TABLE>"
+    assert text_of_html(source) == "One\n\nTwo\nthree\n\na\n\nx y"
 
 
 def test_entities_are_read_and_plain_text_is_left_alone() -> None:
@@ -94,3 +101,15 @@ def test_a_text_is_cut_at_its_limit() -> None:
 
 def test_twenty_thousand_nested_tags_are_no_trouble() -> None:
     assert text_of_html("<div>" * 20_000 + "deep") == "deep"
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://a.example", "http://a.example/", "https://a.example/b/../c//d;e", "https://a.example/?",
+        "https://a.example/a?b=c&d", "https://a.example/a?b=/c:d", "https://a.example#", "http://a:80/b",
+        "https://a.example/%2e/~x_y,z!", "https://a..example/+", "https://a.example./b?c?d",
+    ],
+)  # fmt: skip
+def test_a_link_without_oddities_is_what_joining_it_makes_of_it(link: str) -> None:
+    assert safe_link(link, "https://base.example/x/") == urljoin("https://base.example/x/", link)

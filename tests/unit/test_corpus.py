@@ -13,6 +13,7 @@ from federation.errors import ConscienceError
 from rag.corpus_rows import Removal, from_line
 from rag.documents import Document
 from rag.ingest.corpus import Corpus, open_corpus
+from rag.ingest.duplicates import sketch
 from rag.ingest.feed_state import FeedState, load_state, save_state
 from rag.ingest.identity import canonical_link, content_sha256, document_id
 from tests.feed_samples import text_of
@@ -129,10 +130,13 @@ def test_an_index_that_is_lost_is_made_anew_from_the_file(place: Place, damage: 
         place.index.write_bytes(b"rubbish" * 1000)
     else:
         with sqlite3.connect(place.index) as db:
-            db.execute("UPDATE facts SET value = '0' WHERE name = 'format'")
+            db.execute("UPDATE facts SET value = '1' WHERE name = 'format'")
+            db.execute("UPDATE documents SET sketch = 'AAAA'")
         db.close()
     with place.open() as corpus:
         assert corpus.count() == 1
+        (kept,) = corpus.db.execute("SELECT sketch FROM documents").fetchone()
+        assert kept == sketch(f"T\n{document(1).text}")
         assert corpus.known(document(1).id) is not None
 
 

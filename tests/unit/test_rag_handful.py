@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from client.cli import run
 from rag.answer.abstain import LIMIT, START
 from rag.retrieval import handful
 from rag.retrieval.library import Library
@@ -30,6 +31,21 @@ def test_a_few_texts_are_enough_to_answer_and_to_refuse(tmp_path: Path, count: i
         assert START.probability(held.search(VOLCANO).evidence) >= LIMIT
         assert START.probability(held.search(STRANGE).evidence) < LIMIT
         assert held.search("xyzzy plugh").evidence.bm25 == 0.0
+
+
+def test_a_lone_text_shows_how_well_its_words_match(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with library(tmp_path, 1) as held:
+        found = held.search(VOLCANO)
+        (passage,) = found.passages
+        assert passage.bm25 == found.evidence.bm25 > 1.0
+        (other,) = held.search("La Palma").passages
+        assert 0 < other.bm25 < passage.bm25
+    monkeypatch.setenv("CONSCIENCE_EMBEDDER", "none")
+    monkeypatch.setenv("CONSCIENCE_RAG_CORPUS_PATH", str(tmp_path / "corpus.jsonl"))
+    assert run(["--home", str(tmp_path / "node"), "rag", "query", VOLCANO]) == 0
+    assert f"words {passage.bm25:.2f}" in capsys.readouterr().out
 
 
 def test_the_score_is_that_of_fts5_where_the_weights_are(

@@ -19,6 +19,8 @@ EN = "The river that crosses the town has run dry this summer, but the people st
         (ES, "en-us", "es"),
         ("O rio que cruza a cidade secou neste verão, mas as pessoas não o deixaram.", "", "pt"),
         ("Der Fluss ist in diesem Sommer trocken, aber die Leute gehen noch hin.", "", "de"),
+        ("2BD for 4300, in the 1930s; 3BD, 88D and 7C.", "", "en"),
+        ("EOS https://www.youtube.com/c/x https://eos.example.com/feed y z w", "", ""),
         ("Kubernetes 1.29", "es", "es"),
         ("Kubernetes 1.29", "", ""),
         ("", "EN_GB", "en"),

@@ -13,9 +13,10 @@ import pytest
 from client.adapters import AdapterStore
 from client.chat_adapter import load_verdicts, note_verdict
 from client.chat_model import NodeModel
+from client.chat_settings import pin_of, settings_of
 from client.config import NodeConfig, NodeHome, load_federation
 from client.library import NodeSearch
-from client.verification import Report, Row, _Judgement, mini_corpus, run
+from client.verification import Report, Row, _Judgement, mini_corpus, run, verify
 from federation.adapter.format import AdapterSpec
 from federation.errors import FormatError
 from federation.model import adapted
@@ -140,7 +141,15 @@ class Judged:
         for _n in range(versions):
             held = self.store.held_version()
             self.store.install(chain.publish(), chain.texts(held)[:-1])
-        self.model = NodeModel(self.home, NodeConfig(model=str(model), device="cpu"))
+        self.config = NodeConfig(model=str(model), device="cpu")
+        self.model, self.pin = NodeModel(self.home, self.config), ""
+
+    def choose(self, version: int) -> None:
+        """As the page's settings do."""
+        settings = settings_of(self.home, self.config)
+        settings.put({"model": {"adapter_sha256": self.store.load(version).sha256}})
+        self.pin = pin_of(settings)()
+        self.model.follow(self.pin)
 
     def settle(self, **passes: bool) -> tuple[str, str]:
         """Judge what answers now; `v1=True` says that version 1 passes, `base=…` the base."""
@@ -151,7 +160,12 @@ class Judged:
             return Report(model, (Row("x", "answerable", "es", faults),), 0.0)
 
         now = report(self.model.writer().model)
-        judgement = _Judgement(self.home, self.model, lambda writer: report(writer.model))  # type: ignore[union-attr]
+        judgement = _Judgement(
+            self.home,
+            self.model,
+            lambda writer: report(writer.model),  # type: ignore[union-attr]
+            self.pin,
+        )
         return judgement.settle(now)
 
     def reasons(self) -> dict[int, str]:
@@ -189,6 +203,29 @@ def test_what_fails_with_the_version_before_too_is_no_fault_of_the_new_one(
     assert node.settle(v1=False, v0=False) == (
         "", "What was there before fails too: the fault lies elsewhere.")  # fmt: skip
     assert node.reasons() == {}
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_version_that_was_chosen_is_judged_and_never_gone_back_from(
+    tmp_path: Path, base: tuple[Path, AdapterSpec], version: int
+) -> None:
+    node = Judged(tmp_path, base, 2)
+    node.choose(version)
+    assert node.settle(**{f"v{version}": True}) == ("", "")
+    refused, note = node.settle(**{f"v{version}": False})
+    assert refused == ""
+    assert note.startswith(f"global@v{version}, which you chose, fails")
+    assert node.reasons() == {}
+    assert node.model.writer().model.adapter == f"global@v{version}"
+
+
+def test_verify_asks_the_version_that_was_chosen(
+    tmp_path: Path, base: tuple[Path, AdapterSpec]
+) -> None:
+    node = Judged(tmp_path, base, 2)
+    assert verify(node.home, node.config).report.model.adapter == "global@v1"
+    node.choose(0)
+    assert verify(node.home, node.config).report.model.adapter == "global@v0"
 
 
 def test_a_version_that_passed_once_is_kept_when_it_fails_later(
