@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def test_a_server_is_reached_through_its_onion_and_survives_its_disk(
         backup = tmp_path / "backup.tar"
         town.operator("backup", str(backup))
         town.stop()
-        assert ".onion" not in written(town.server) + "".join(said)
+        # tor itself writes "[scrubbed].onion" where a visit fails
+        assert not re.search(r"\w\.onion", written(town.server) + "".join(said))
 
         other.operator("restore", str(backup))
         other.start("server", ["flower-server", "up"])
