@@ -55,19 +55,19 @@ def policy_of(home: ServerHome, config: ServerConfig, mode: Mode) -> RoundPolicy
 
 
 def trusted(home: ServerHome, config: ServerConfig) -> str:
-    """Return the pseudonym of the operator's own node; empty without one.
+    """Return the pseudonym of the operator's own node; empty where no weigher asks for it.
 
     Raises:
-        ConfigError: there is no such node, or it has not joined.
+        ConfigError: there is no such node, or it takes no part.
     """
-    if not config.trusted_node:
+    if "fltrust" not in config.weigher.split("+"):
         return ""
     try:
         node = Nodes(home.nodes_db).by_name(config.trusted_node)
     except UsageError as err:
         raise ConfigError(f"trusted_node: {err.message}", hint=err.hint) from err
-    if not node.pseudonym:
-        raise ConfigError(f"trusted_node: '{node.name}' has not joined yet")
+    if node.status != "active":
+        raise ConfigError(f"trusted_node: '{node.name}' takes no part: it is {node.status}")
     return node.pseudonym
 
 

@@ -57,13 +57,17 @@ def test_a_trusted_node_is_named_and_must_have_joined(tmp_path: Path) -> None:
         policy(tmp_path, **named)
     nodes = Nodes(ServerHome(tmp_path / "home").nodes_db)
     nodes.invite("mine", token_sha256="ab" * 32, expires_at=time.time() + 60)
-    with pytest.raises(ConfigError, match="not joined"):
+    with pytest.raises(ConfigError, match="it is invited"):
         policy(tmp_path, **named)
     nodes.claim("ab" * 32, supernode_key="key", signing_key="cd" * 32)
     nodes.activate("mine", pseudonym="0123456789abcdef", flower_node_id="7")
     assert policy(tmp_path, **named).weigh == WeighPolicy(
         by="fltrust", half_life=1.0, trusted="0123456789abcdef"
     )
+    nodes.ban("mine")
+    with pytest.raises(ConfigError, match="it is banned"):
+        policy(tmp_path, **named)
+    assert policy(tmp_path, trusted_node="mine").weigh.trusted == ""
 
 
 def test_a_round_that_trusts_a_node_waits_for_it_and_counts_those_who_agree(
