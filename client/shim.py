@@ -118,12 +118,13 @@ def own_bundle(fab_hash: str) -> Any:  # noqa: ANN401 - flwr's GetFabResponse
     Returns:
         None if it is another: then the server is asked, and the check names what differs.
     """
+    from click import ClickException
     from flwr.cli.build import build_fab_from_files
     from flwr.proto.fab_pb2 import Fab, GetFabResponse
 
     try:
         fab, _ = build_fab_from_files(bundle.app_files())
-    except (BundleError, ValueError):  # an installation that is incomplete, or another Flower
+    except (BundleError, ValueError, ClickException):  # incomplete, or another Flower
         return None
     if hashlib.sha256(fab).hexdigest() != fab_hash:
         return None
