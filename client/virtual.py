@@ -18,8 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from client.batches import Corpus, epoch_steps, prepare, steps_per_epoch
 from client.dataset import load_dataset
 from client.rows import parse_row, to_document
@@ -27,7 +25,7 @@ from client.training_plan import Start, TrainingPlan, learning_rate_at
 from federation.adapter.format import A, AdapterSpec
 from federation.adapter.instructions import Instructions
 from federation.adapter.parts import at_rank
-from federation.adapter.tensors import Arrays, TensorFile, save_tensors
+from federation.adapter.tensors import Arrays, load_arrays, save_tensors
 from federation.errors import ConscienceError
 from federation.frames import read_frame, write_frame
 from federation.model.documents import Document, fingerprint
@@ -76,7 +74,7 @@ class VirtualNodes:
         from client.learner import Learner
         from federation.model import adapted
 
-        start, plan = _arrays(blob), TrainingPlan(**asked["plan"])
+        start, plan = load_arrays(blob), TrainingPlan(**asked["plan"])
         corpus, steps = self._corpus(asked["documents"], plan.max_seq_len), int(asked["steps"])
         asks = Instructions(trains=asked["trains"])
         begin = Start(self._spec_of(start), start, instructions=asks)
@@ -96,7 +94,7 @@ class VirtualNodes:
         from federation.model import adapted
         from federation.model.loss import document_losses
 
-        arrays = _arrays(blob)
+        arrays = load_arrays(blob)
         model = adapted.attach(self._loaded, self._spec_of(arrays), arrays, trainable=False)
         try:
             losses = document_losses(
@@ -112,7 +110,7 @@ class VirtualNodes:
     def base(self, _: Mapping[str, Any], blob: bytes) -> Answer:
         """Add a delta to the base; without one, give the base its own weights back."""
         if blob:
-            self._ground.add(_arrays(blob))
+            self._ground.add(load_arrays(blob))
         else:
             self._ground.reset()
         return {}, b""
@@ -194,11 +192,6 @@ def main() -> None:
 
 def _documents(rows: Sequence[Mapping[str, str]]) -> list[Document]:
     return [Document(**row) for row in rows]
-
-
-def _arrays(blob: bytes) -> Arrays:
-    file = TensorFile.from_bytes(blob)
-    return {name: np.array(file.array(name), np.float32) for name in file.names()}
 
 
 def _nothing(_: object) -> None:

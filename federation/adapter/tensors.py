@@ -212,6 +212,16 @@ class StoredArrays(Mapping[str, npt.NDArray[np.float32]]):
         return len(self._places)
 
 
+def load_arrays(data: bytes | memoryview) -> Arrays:
+    """Copy all tensors of a file's bytes, as f32.
+
+    Raises:
+        FormatError: as `TensorFile`.
+    """
+    file = TensorFile.from_bytes(data)
+    return {name: np.array(file.array(name), np.float32) for name in file.names()}
+
+
 def _read_header(data: Bytes) -> tuple[int, dict[str, Place]]:
     if data.size < 8:
         raise FormatError("the tensor file is too short to have a header")

@@ -17,9 +17,9 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from federation.adapter.tensors import Arrays, save_tensors
+from federation.adapter.tensors import Arrays, load_arrays, save_tensors
 from federation.errors import ProcessError
-from server.compare.players import Question, arrays_of
+from server.compare.players import Question
 from server.compare.workers import Answer
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
@@ -100,7 +100,7 @@ class FlowerLab(Lab):
             values = {"client": job.client, "round": job.number, "trains": sorted(job.trains)}
             tasks.append(("train", save_tensors(job.start), values))
         for _content, found in self._players.each(tasks):
-            yield arrays_of(found)
+            yield load_arrays(found)
 
     def add_base(self, delta: Arrays) -> None:
         """Here, where it is measured, and at the nodes."""

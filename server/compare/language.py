@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.adapter.format import AdapterSpec, initial_arrays
-from federation.adapter.tensors import Arrays, TensorFile, save_tensors
+from federation.adapter.tensors import Arrays, load_arrays, save_tensors
 from federation.errors import ConfigError
 from federation.model.documents import Document, fingerprint
 from server.compare.workers import Players
@@ -147,7 +147,7 @@ class LanguageTask:
             trained = known[name] if name in known else next(answers)[1]
             if name:
                 self._first[name] = trained
-            yield _arrays(trained)
+            yield load_arrays(trained)
 
     def measure(self, adapters: Sequence[Mapping[str, F32]]) -> Measured:
         """Nats per token over all held-out texts, and field by field; the mean of adapters."""
@@ -212,8 +212,3 @@ def _rate(losses: npt.NDArray[np.float64]) -> float:
 def _name(blob: bytes, values: Mapping[str, Any]) -> str:
     content = json.dumps(values, sort_keys=True).encode()
     return hashlib.sha256(hashlib.sha256(blob).digest() + content).hexdigest()
-
-
-def _arrays(blob: bytes) -> Arrays:
-    file = TensorFile.from_bytes(blob)
-    return {name: np.array(file.array(name), np.float32) for name in file.names()}

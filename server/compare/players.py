@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
-from federation.adapter.tensors import Arrays, TensorFile, save_tensors
+from federation.adapter.tensors import load_arrays, save_tensors
 from server.compare.workers import Answer, Worker
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
@@ -61,11 +59,11 @@ class LabWorker:
     def ask(self, what: str, blob: bytes = b"", **values: Any) -> Answer:  # noqa: ANN401 - JSON
         """Open, train one client, or add a delta to the base (without one: take all away)."""
         if what == "train":
-            start, trains = arrays_of(blob), frozenset(values["trains"])
+            start, trains = load_arrays(blob), frozenset(values["trains"])
             job = Job(int(values["client"]), int(values["round"]), start, trains)
             return {}, save_tensors(next(self._lab.train([job])))
         if blob:
-            self._lab.add_base(arrays_of(blob))
+            self._lab.add_base(load_arrays(blob))
             return {}, b""
         if what == "open":
             self._setting = Setting.from_json(values["setting"])
@@ -119,9 +117,3 @@ class Player:
 def player() -> Player:
     """The one of this process: a base model is loaded once, whatever number of nodes it plays."""
     return Player()
-
-
-def arrays_of(blob: bytes) -> Arrays:
-    """An adapter from its bytes, as f32."""
-    file = TensorFile.from_bytes(blob)
-    return {name: np.array(file.array(name), np.float32) for name in file.names()}
