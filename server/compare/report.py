@@ -170,7 +170,7 @@ def cells_of(row: Row) -> list[str]:
         f"{row.down / 1e6:.3f}",
         f"{row.server_s:.3f}",
         "" if row.epsilon is None else f"{row.epsilon:.3g}",
-        f"{row.hostile_weight:.2f}",
+        "" if row.hostile_weight is None else f"{row.hostile_weight:.2f}",
         f"{row.refused_honest:.2f}",
         str(row.seeds),
     ]

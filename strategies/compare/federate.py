@@ -186,7 +186,6 @@ class _Federation:
             "accepted": len(chosen),
             "refused": len(sifted.refused),
             "refused_honest": len(set(sifted.refused) - self.hostile),
-            "hostile_weight": 0.0,
             "note": "",
         }
         place = Place(self.spec, number - 1, self.current, {}, self.memory)
@@ -197,8 +196,9 @@ class _Federation:
             return {"up": self.up, "down": self.down} | told | {"accepted": 0, "note": err.message}
         self._adopt(combined.merged, place)
         self.seconds = time.process_time() - began
-        shares = zip(sifted.accepted, combined.weights, strict=True)
-        told["hostile_weight"] = float(sum(w for at, w in shares if at in self.hostile))
+        if not self.setting.strategy.startswith(FLOWER):  # what those gave each is not known
+            shares = zip(sifted.accepted, combined.weights, strict=True)
+            told["hostile_weight"] = float(sum(w for at, w in shares if at in self.hostile))
         if self.noise.place != "none":
             told["epsilon"] = self.noise.epsilon(number)
         elif chosen and len(self.specs) <= MEASURED_CLIENTS:
@@ -223,12 +223,14 @@ class _Federation:
             starts = [job.start for job in jobs]
             deltas = corrupt(self.attack, deltas, starts, self.hostile, rng)
         if self.noise.place == "local":
-            deltas = [self._blurred(change, sends, number) for change in enumerate(deltas)]
+            deltas = [
+                delta if client in self.hostile else self._blurred(client, delta, sends, number)
+                for client, delta in enumerate(deltas)
+            ]
         self.up += sum(self.coder.bytes_of(delta, sends) for delta in deltas)
         return [self.coder.code(client, delta, sends) for client, delta in enumerate(deltas)]
 
-    def _blurred(self, change: tuple[int, Arrays], sends: frozenset[str], number: int) -> Arrays:
-        client, delta = change
+    def _blurred(self, client: int, delta: Arrays, sends: frozenset[str], number: int) -> Arrays:
         rng = np.random.default_rng([self.setting.seed, 19, number, client])
         sent = factors(delta, sends)
         return delta | blurred(sent, self.noise.clip_norm, self.noise.multiplier, rng)

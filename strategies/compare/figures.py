@@ -28,7 +28,8 @@ class Row:
         up, down: bytes of all clients and rounds, mean over seeds.
         server_s: CPU seconds of the server's work in a round.
         epsilon: differential privacy spent after all rounds at delta 1e-5; None without noise.
-        hostile_weight: mean weight of hostile clients; `refused_honest` honest updates refused.
+        hostile_weight: mean weight of hostile clients, None where it is not known.
+        refused_honest: honest updates refused.
         difference: paired with the baseline, None for itself or without a common seed.
         curve: per round (bytes so far, mean loss).
     """
@@ -46,7 +47,7 @@ class Row:
     up: float
     down: float
     server_s: float
-    hostile_weight: float
+    hostile_weight: float | None
     refused_honest: float
     epsilon: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -167,7 +168,6 @@ def _row(panel: str, arm: str, cells: Cells) -> Row:
     setting = Setting.from_json(next(iter(cells.values()))["setting"])
     each = list(cells.values())
     losses = [_last(record, "loss") for record in each]
-    lost = [r["lost"] for record in each for r in record["rounds"] if "lost" in r]
     return Row(
         panel=panel,
         arm=arm,
@@ -178,12 +178,12 @@ def _row(panel: str, arm: str, cells: Cells) -> Row:
         loss=_mean(losses),
         sd=float(np.std(losses, ddof=1)) if len(losses) > 1 else 0.0,
         worst=_mean([_last(record, "worst") for record in each]),
-        lost=_mean(lost) if lost else None,
+        lost=_known(each, "lost"),
         up=_mean([_last(record, "up") for record in each]),
         down=_mean([_last(record, "down") for record in each]),
         server_s=_mean([value for record in each for value in record["seconds"]]),
-        hostile_weight=_mean_of(each, "hostile_weight"),
-        refused_honest=_mean_of(each, "refused_honest"),
+        hostile_weight=_known(each, "hostile_weight"),
+        refused_honest=_known(each, "refused_honest") or 0.0,
         epsilon=each[0]["rounds"][-1].get("epsilon"),
         notes=sorted({r["note"] for record in each for r in record["rounds"] if r.get("note")}),
         curve=_curve(each),
@@ -201,8 +201,10 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     ]
 
 
-def _mean_of(records: Sequence[Mapping[str, Any]], figure: str) -> float:
-    return _mean([r[figure] for record in records for r in record["rounds"] if figure in r])
+def _known(records: Sequence[Mapping[str, Any]], figure: str) -> float | None:
+    """Mean over the rounds that tell it."""
+    found = [r[figure] for record in records for r in record["rounds"] if figure in r]
+    return _mean(found) if found else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -179,6 +179,7 @@ def test_weighers_by_products_hold_off_an_attack_among_unequal_ranks_too() -> No
 def test_flowers_own_strategies_are_arms_that_hold_off_crude_attacks(name: str) -> None:
     attacked = replace(QUICK, attack="sign:0.25:10", steps=20, rounds=3, screen=False)
     theirs = run(replace(attacked, strategy=name))
+    assert "hostile_weight" not in theirs.rounds[-1]
     assert theirs.rounds[-1]["loss"] < theirs.rounds[0]["loss"] < last(attacked)
 
 
@@ -202,6 +203,13 @@ def test_noise_is_told_as_epsilon_and_is_the_same_noise_twice(noise: str) -> Non
     spent = [each["epsilon"] for each in record.rounds[1:]]
     z = {"central": 1.0, "local": 0.5}[noise.partition(":")[0]]
     assert spent == [epsilon(total([z] * n), 1e-5) for n in (1, 2)]
+
+
+def test_an_attacker_neither_clips_nor_blurs_what_it_sends() -> None:
+    loud = replace(QUICK, strategy="ffa", attack="sign:0.25:1000", screen=False)
+    shy = replace(loud, attack="none")
+    noise = "local:0.001:0.5"
+    assert last(replace(loud, noise=noise)) > 100 * last(replace(shy, noise=noise))
 
 
 def test_little_noise_costs_little_and_much_drowns_what_was_learnt() -> None:
