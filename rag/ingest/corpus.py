@@ -31,7 +31,7 @@ INDEX_FORMAT = duplicates.FORMAT
 TAIL_BYTES = 4096  # so much of the file before the index's place must be as it was
 READ_BYTES = 4_000_000
 CACHE_KIB = 16_000  # an index of some ten thousand documents
-# `alike.row` is the rowid of a document, which a VACUUM would give anew: this file is never given one.
+# `alike.row` is the rowid of a document; a VACUUM would give others, so this file never gets one.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (
