@@ -19,6 +19,7 @@ from server.onion_tor import publish
 from server.serve import answers
 
 ANSWER_S = 60.0
+TRIES, PAUSE_S = 3, 2.0  # a circuit may be lost at any time; nodes dial again too
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Visit:
         is_healthy: whether the gateway answered to a volunteer's key.
         problem: why not.
         publish_s: from a new key file until every directory had the descriptor.
-        connect_s: from the first dial until the gateway's answer.
+        connect_s: from the first dial until the gateway's answer, lost tries among it.
     """
 
     shard: str
@@ -75,7 +76,7 @@ def _visit(onion: Onion, control: Control, shard: Shard, home: ServerHome) -> Vi
         dialled = time.monotonic()
         with Forwarder(socks, host, PORT, purpose="check") as way:
             port = int(way.address.rpartition(":")[2])
-            is_healthy = answers(TlsFiles(home.tls), port, timeout_s=ANSWER_S)
+            is_healthy = _answers(TlsFiles(home.tls), port)
             last = way.last
     finally:
         shard.path(TRIAL).unlink(missing_ok=True)
@@ -91,3 +92,12 @@ def _visit(onion: Onion, control: Control, shard: Shard, home: ServerHome) -> Vi
         round(published - started, 2),
         round(ended - dialled, 2),
     )
+
+
+def _answers(files: TlsFiles, port: int) -> bool:
+    for number in range(TRIES):
+        if number:
+            time.sleep(PAUSE_S)
+        if answers(files, port, timeout_s=ANSWER_S):
+            return True
+    return False

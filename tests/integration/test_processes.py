@@ -168,7 +168,10 @@ def test_a_program_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_any_exit_leads_to_a_restart(
     tmp_path: Path, stopping: list[Supervisor], status: int
 ) -> None:
-    supervisor = started(stopping, [child(tmp_path, f"raise SystemExit({status})")])
+    go = tmp_path / "go"  # else it may end before it is seen alive, and was never started
+    code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    supervisor = started(stopping, [child(tmp_path, f"{code}raise SystemExit({status})")])
+    go.touch()
     tick_until(supervisor, lambda: supervisor.restarts("fake") >= 3)
     assert supervisor.restarts("fake") >= 3
 
