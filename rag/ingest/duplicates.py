@@ -31,11 +31,11 @@ def sketch(text: str) -> str:
     return sketch_of_words(words_of(text))
 
 
-def sketch_of_words(words: Sequence[str]) -> str:
+def sketch_of_words(words: Sequence[bytes]) -> str:
     """As `sketch`, from the words of a text, lower case."""
     if len(words) < FEWEST_WORDS:
         return ""
-    each = list(map(zlib.crc32, map(str.encode, words)))
+    each = list(map(zlib.crc32, words))
     minima = [_EMPTY] * BINS
     for value in map(hash, zip(each, each[1:], each[2:], strict=False)):
         place = value & 63
@@ -47,7 +47,7 @@ def sketch_of_words(words: Sequence[str]) -> str:
     return base64.b64encode(packed).decode("ascii")
 
 
-@lru_cache(maxsize=4)  # looked up and then kept
+@lru_cache(maxsize=512)  # of a feed: looked up and then kept
 def bands(sketched: str) -> tuple[int, ...]:
     """Keys for the look-up: alike texts probably share one. None for an empty sketch."""
     raw = base64.b64decode(sketched)

@@ -14,7 +14,7 @@ from rag.ingest.feed_state import FeedState, save_state
 from rag.ingest.feeds import Feed
 from rag.ingest.identity import document_id
 from rag.ingest.topics import matching, unique
-from rag.ingest.twins import find_alike, find_twin
+from rag.ingest.twins import Candidates, candidates_for, find_alike, find_same
 
 TOPIC_CHARACTERS = 20_000  # of a text, in which topics are looked for
 
@@ -75,13 +75,17 @@ def bring_in(
     with corpus.batch():
         entries = _named(feed, content)
         known = corpus.known_among(entries)
-        texts = corpus.texts_among(entry.sha256 for entry in entries.values())
+        held = _Held(
+            known,
+            corpus.texts_among(entry.sha256 for entry in entries.values()),
+            candidates_for(corpus, [e for n, e in entries.items() if n not in known], feed.url),
+        )
         for name, entry in entries.items():
             if wishes.languages and entry.language and entry.language not in wishes.languages:
                 outcomes["left out"] += 1
                 continue
             document = _document(feed, entry, name, stamp)
-            outcome = _put(corpus, document, entry, known.get(name), texts)
+            outcome = _put(corpus, document, entry, held)
             outcomes[outcome] += 1
             matched += outcome == "new" and bool(document.topics)
         harvest = Harvest(
@@ -120,17 +124,16 @@ def put_again(corpus: Corpus, document: Document, known: Known, sketch: str | No
     return "same"
 
 
-def _put(
-    corpus: Corpus, document: Document, entry: Entry, known: Known | None, texts: set[str]
-) -> str:
-    """`texts`: hashes of texts that the corpus may hold; this one's is added."""
+def _put(corpus: Corpus, document: Document, entry: Entry, held: _Held) -> str:
+    known = held.known.get(document.id)
     if known is not None:
-        texts.add(document.sha256)
+        held.texts.add(document.sha256)
         return put_again(corpus, document, known, entry.sketch)
-    find = find_twin if document.sha256 in texts else find_alike
-    if find(corpus, entry, document.id, document.source):
+    if document.sha256 in held.texts and find_same(corpus, entry, document.id):
         return "same"
-    texts.add(document.sha256)
+    if find_alike(entry, held.candidates):
+        return "same"
+    held.texts.add(document.sha256)
     corpus.add(document, entry.sketch)
     return "new"
 
@@ -142,6 +145,20 @@ def counted(harvest: Harvest, outcome: str, is_match: bool) -> Harvest:
     if outcome == "changed":
         return replace(harvest, changed=harvest.changed + 1)
     return replace(harvest, same=harvest.same + 1)
+
+
+class _Held(NamedTuple):
+    """What the corpus holds that is like a feed's entries: looked up once for all of them.
+
+    Attributes:
+        known: by id.
+        texts: hashes of texts that it may hold; those that are put are added.
+        candidates: that may say nearly the same.
+    """
+
+    known: dict[str, Known]
+    texts: set[str]
+    candidates: Candidates
 
 
 class _Stamp(NamedTuple):

@@ -1,9 +1,10 @@
 """The child that reads hostile bytes: feeds and files in, entries out, as lines of JSON.
 
-    python -m rag.ingest.reading    # spoken to by `rag.ingest.reader` alone
+    python -m rag.ingest.reading KIND    # spoken to by `rag.ingest.reader` alone
 
-A job is one line of JSON and `size` bytes after it; its answer is one line. The child has a limit
-of memory, may write no file, and ends itself where a job takes too much time.
+KIND, "feed" or "file", is that of its first job; others may follow. A job is one line of JSON and
+`size` bytes after it; its answer is one line. The child has a limit of memory, may write no file,
+and ends itself where a job takes too much time.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from importlib import import_module
 from typing import Any, BinaryIO
 
 from federation.errors import FormatError
 from federation.language import _, set_language
 
 MEMORY_BYTES = 2 * 1024**3
+MODULES = {"feed": ("rag.ingest.parse", "rag.ingest.raw"), "file": ("rag.ingest.files",)}
 GARBAGE = 20_000  # objects between two looks for cycles: what a feed becomes has few
 
 
@@ -29,6 +32,8 @@ def main() -> None:
     """Answer jobs until the standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+    for name in MODULES[sys.argv[1]]:  # while their bytecode may still be written
+        import_module(name)
     limit()
     gc.freeze()
     gc.set_threshold(GARBAGE)

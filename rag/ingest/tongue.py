@@ -40,10 +40,11 @@ _LISTS = {
     "quando dalla fra sua suo ci due",
 }
 _LETTERS = dict(zip(_LISTS, "abcdef", strict=True))  # one for each language
-_VOTERS: dict[str, str] = {}  # the letters of the languages that a word speaks for
+_VOTERS: dict[bytes, str] = {}  # the letters of the languages that a word speaks for
 for _code, _words in _LISTS.items():
     for _each in _words.split():
-        _VOTERS[_each] = _VOTERS.get(_each, "") + _LETTERS[_code]
+        _voter = _each.encode()
+        _VOTERS[_voter] = _VOTERS.get(_voter, "") + _LETTERS[_code]
 
 
 def language_of(text: str, tag: str = "") -> str:
@@ -56,7 +57,7 @@ def language_of(text: str, tag: str = "") -> str:
     return language_of_words(words_of(text), tag)
 
 
-def language_of_words(words: Sequence[str], tag: str = "") -> str:
+def language_of_words(words: Sequence[bytes], tag: str = "") -> str:
     """As `language_of`, from the words of a text, lower case."""
     looked_at = words[:LOOKED_AT]
     ballot = "".join(map(_VOTERS.get, looked_at, repeat("")))
@@ -72,11 +73,15 @@ def language_of_words(words: Sequence[str], tag: str = "") -> str:
     return claimed
 
 
-def _is_enough(votes: int, words: Sequence[str]) -> bool:
+def _is_enough(votes: int, words: Sequence[bytes]) -> bool:
     if votes < FEWEST_VOTES:
         return False
     most = votes / LEAST_SHARE
-    return len(words) <= most or sum(map(str.isalpha, words)) <= most
+    return len(words) <= most or _without_digit(words) <= most
+
+
+def _without_digit(words: Sequence[bytes]) -> int:
+    return sum(map(str.isalpha, b" ".join(words).decode().split(" ")))
 
 
 @lru_cache(maxsize=64)

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Collection, Mapping
 
 from rag.ingest import duplicates
 from rag.ingest.corpus import Corpus
 from rag.ingest.entries import Entry
 from rag.ingest.identity import canonical_link
 
-MOST_CANDIDATES = 400  # rows: one for each band that is shared
+MOST_CANDIDATES = 400  # rows for each entry of a feed: one for each band that is shared
 _WORD = re.compile(r"\w+")
 TELLING_WORDS = 8  # of a text that is no coincidence
+Candidates = Mapping[int, Collection[tuple[str, str]]]  # ids and sketches by a band they have
 
 
-def find_twin(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
-    """The id of the document that says the same; "" if there is none.
+def find_same(corpus: Corpus, entry: Entry, document_id: str) -> str:
+    """The id of another document with the same title and text; "" if there is none.
 
-    The same title and text count wherever they came from, unless they are so short ("Weekly
-    links") that only the same link makes them the same. Nearly the same counts across feeds: one
-    feed alone may well write many alike entries.
+    They count wherever they came from, unless they are so short ("Weekly links") that only the
+    same link makes them the same.
 
     Args:
         corpus: searched.
         entry: its text.
         document_id: its own id, which does not count.
-        source: its own feed.
     """
-    return _same(corpus, entry, document_id) or find_alike(corpus, entry, document_id, source)
-
-
-def _same(corpus: Corpus, entry: Entry, document_id: str) -> str:
     query = "SELECT id, link FROM documents WHERE sha256 = ? AND id != ? AND kind = 'feed'"
     found = corpus.db.execute(query, (entry.sha256, document_id)).fetchall()
     if not found:
@@ -43,20 +40,29 @@ def _same(corpus: Corpus, entry: Entry, document_id: str) -> str:
     return ""
 
 
-def find_alike(corpus: Corpus, entry: Entry, document_id: str, source: str) -> str:
-    """`find_twin` of a text that no other document has."""
-    bands = duplicates.bands(entry.sketch)
-    if not bands:
-        return ""
-    marks = ",".join("?" * len(bands))
+def candidates_for(corpus: Corpus, entries: Collection[Entry], source: str) -> Candidates:
+    """Documents of other sources that may be alike one of the entries.
+
+    Nearly the same counts across feeds alone: one feed may well write many alike entries.
+    """
+    wanted = {band for entry in entries for band in duplicates.bands(entry.sketch)}
     query = (
-        "SELECT documents.id, documents.sketch FROM alike "  # noqa: S608 - marks alone
+        "SELECT alike.band, documents.id, documents.sketch FROM alike "
         "JOIN documents ON documents.rowid = alike.row "
-        f"WHERE alike.band IN ({marks}) AND documents.id != ? AND documents.source != ? LIMIT ?"
+        "WHERE alike.band IN (SELECT value FROM json_each(?)) AND documents.source != ? LIMIT ?"
     )
-    candidates = corpus.db.execute(query, (*bands, document_id, source, MOST_CANDIDATES))
+    most = MOST_CANDIDATES * len(entries)
+    found: dict[int, list[tuple[str, str]]] = {}
+    for band, name, sketch in corpus.db.execute(query, (json.dumps(list(wanted)), source, most)):
+        found.setdefault(band, []).append((name, sketch))
+    return found
+
+
+def find_alike(entry: Entry, candidates: Candidates) -> str:
+    """The id of the document that says nearly the same, most nearly of all; "" for none."""
+    near = {pair for band in duplicates.bands(entry.sketch) for pair in candidates.get(band, ())}
     likest = max(
-        ((duplicates.likeness(entry.sketch, sketch), str(other)) for other, sketch in candidates),
+        ((duplicates.likeness(entry.sketch, sketch), name) for name, sketch in near),
         default=(0.0, ""),
     )
     return likest[1] if likest[0] >= duplicates.ALIKE else ""

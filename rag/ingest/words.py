@@ -6,13 +6,13 @@ import re
 
 LOOKED_AT = 4000  # characters: who copies a text copies its beginning
 _WORD = re.compile(r"\w+")
-_ASCII = "".join(map(chr, range(128)))
-_SPACED = {ord(each): each.lower() if _WORD.match(each) else " " for each in _ASCII}
+_ASCII = [chr(code).lower() if _WORD.match(chr(code)) else " " for code in range(128)]
+_SPACED = "".join(_ASCII).encode().ljust(256)
 
 
-def words_of(text: str) -> list[str]:
-    """Words, lower case, in their order; numbers are words too."""
+def words_of(text: str) -> list[bytes]:
+    """Words in UTF-8, lower case, in their order; numbers are words too."""
     start = text[:LOOKED_AT]
-    if start.isascii():  # the same, three times as fast
-        return start.translate(_SPACED).split()
-    return _WORD.findall(start.lower())
+    if start.isascii():  # the same, several times as fast
+        return start.encode().translate(_SPACED).split()
+    return " ".join(_WORD.findall(start.lower())).encode("utf-8", "replace").split()

@@ -53,7 +53,7 @@ def test_h23_a_feed_that_takes_too_long_is_named_and_the_next_is_read() -> None:
 
 def test_a_child_that_sleeps_is_ended_by_the_clock() -> None:
     with Reader(deadline_s=0.5) as reader:
-        child = reader._start()
+        child = reader._start("feed")
         os.kill(child.pid, signal.SIGSTOP)
         with pytest.raises(FormatError, match="too long"):
             reader.feed(twenty(), url=URL)
