@@ -110,17 +110,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def adapter_spec(megabytes: float) -> AdapterSpec:
+def adapter_spec(megabytes: float, rank: int = RANK) -> AdapterSpec:
     """A transformer's adapter of about so many MB in f32."""
-    per_layer = 4 * RANK * sum(d_in + d_out for d_in, d_out in LINEARS.values())
+    per_layer = 4 * rank * sum(d_in + d_out for d_in, d_out in LINEARS.values())
     shapes: dict[str, tuple[int, int]] = {}
     for layer in range(max(1, round(megabytes * 1e6 / per_layer))):
         for module, (d_in, d_out) in LINEARS.items():
             path = f"base_model.model.model.layers.{layer}.{module}"
-            shapes[f"{path}.lora_A.weight"] = (RANK, d_in)
-            shapes[f"{path}.lora_B.weight"] = (d_out, RANK)
+            shapes[f"{path}.lora_A.weight"] = (rank, d_in)
+            shapes[f"{path}.lora_B.weight"] = (d_out, rank)
     targets = tuple(module.rpartition(".")[2] for module in LINEARS)
-    return AdapterSpec("ab" * 32, "bench", RANK, 32.0, False, targets, shapes)
+    return AdapterSpec("ab" * 32, "bench", rank, 2.0 * rank, False, targets, shapes)
 
 
 def _case(folder: Path, options: argparse.Namespace) -> Case:

@@ -34,8 +34,9 @@ from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.tensors import Arrays
 from strategies.catalogue import RULES
 from strategies.coded import Coded
+from strategies.gram import gram
 from strategies.merge import merge_all
-from strategies.pairs import ClientPair, Pair, gram
+from strategies.pairs import ClientPair, Pair
 from strategies.rule import Ctx
 from strategies.rules.flexlora import flexlora
 from strategies.weighers import WEIGHERS
@@ -48,11 +49,11 @@ class Bf16Update:
     """One node's change as bf16 bits in memory."""
 
     sha256: str
-    bits: dict[str, np.ndarray]
+    tensors: dict[str, Coded]
 
     def coded(self, name: str) -> Coded:
-        """Tensor `name`, read when needed."""
-        return Coded.of(self.bits[name], None, rank_axis(name))
+        """Tensor `name`."""
+        return self.tensors[name]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,6 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=10, help="of the flexlora table")
     parser.add_argument("--adapters", type=int, default=32, help="of the other tables")
     parser.add_argument("--megabytes", type=float, default=17.7, help="one adapter in f32")
+    parser.add_argument("--rank", type=int, default=RANK, help="of the other tables")
     parser.add_argument("--repeat", type=int, default=3, help="medians over this many")
     parser.add_argument("--only", nargs="*", default=[""], help="words; sides named with one")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -83,7 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
     """Return CPU seconds, and GB of f32 per CPU second, by table and side."""
-    spec = adapter_spec(options.megabytes)
+    spec = adapter_spec(options.megabytes, options.rank)
     current = initial_arrays(spec, 0)
     updates = [_update(spec, index) for index in range(options.adapters)]
     size = options.adapters * spec.tensor_bytes
@@ -227,11 +229,11 @@ def _reply(content: Any) -> Any:  # noqa: ANN401 - as much of a Message as Flowe
 
 def _update(spec: AdapterSpec, index: int) -> Bf16Update:
     rng = np.random.default_rng(index)
-    bits = {
-        name: to_bf16(rng.normal(0, 1e-3, shape).astype(np.float32))
-        for name, shape in spec.shapes.items()
-    }
-    return Bf16Update(f"{index:064x}", bits)
+    tensors = {}
+    for name, shape in spec.shapes.items():
+        bits = to_bf16(rng.normal(0, 1e-3, shape).astype(np.float32))
+        tensors[name] = Coded.of(bits, None, rank_axis(name))
+    return Bf16Update(f"{index:064x}", tensors)
 
 
 def _context(rank: int) -> Ctx:

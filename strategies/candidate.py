@@ -17,9 +17,10 @@ from federation.errors import ConfigError
 from strategies.books import Bases, Memory
 from strategies.catalogue import find
 from strategies.central_noise import SHARE, Noise, Privacy, private_weights
+from strategies.gram import gram
 from strategies.merge import Merged, merge_all
 from strategies.optimiser import State, find_optimiser, take_step
-from strategies.pairs import Update, gram
+from strategies.pairs import Update
 from strategies.policy import RoundPolicy
 from strategies.rule import Ctx
 from strategies.screen import Accepted

@@ -32,6 +32,7 @@ SPAN = 2**10  # values of B weighed at once: many short rows as one long one
 # Rows of int8, and their weights, lie a cache line further apart than they are long: at a power of
 # two all fall into the same sets of the cache, at the cost of a third of the speed. Not so bf16.
 GAP_BYTES = 64
+TOGETHER = 8  # terms of bf16 that are decoded at once
 
 _ITEM_BYTES: dict[Kind, int] = {"float32": 4, "int8": 1, "uint16": 2}
 # the name of a dtype is put together anew each time, at a third of the cost of a merge in memory
@@ -83,6 +84,42 @@ class Coded(NamedTuple):
         steps = cast("F32", self.steps)
         with np.errstate(over="ignore", invalid="ignore"):  # hostile sizes, as in `moved`
             return stored * (steps[:, None] if self.rank_axis == 0 else steps)
+
+
+def decode_all(terms: Sequence[Coded], factor: np.float32, out: npt.NDArray[Any]) -> None:
+    """Set `out[i]` to `factor` times the values of term i, for all of them.
+
+    Args:
+        terms: each of the shape of `out[i]`, or its leading rows and columns; the rest becomes 0.
+        factor: finite.
+        out: (terms, rows, columns), f32 or f64, C-contiguous; overwritten.
+    """
+    for first in range(0, len(terms), TOGETHER):
+        some, part = terms[first : first + TOGETHER], out[first : first + TOGETHER]
+        if all(term.kind == "uint16" and term.shape == part.shape[1:] for term in some):
+            _decode_halves(some, factor, part.reshape(len(some), -1))
+        else:
+            for term, values in zip(some, part, strict=True):
+                _decode_one(term, factor, values)
+
+
+def _decode_halves(terms: Sequence[Coded], factor: np.float32, out: npt.NDArray[Any]) -> None:
+    """bf16 of several terms at once: for one alone, the calls take longer than the work."""
+    stored = np.empty(out.shape, np.uint16)
+    for term, row in zip(terms, stored.view(np.uint8), strict=True):
+        term.read(row, 0)
+    wide = stored.astype(np.uint32)
+    np.left_shift(wide, _HALF_BITS, out=wide)
+    np.multiply(wide.view(np.float32), factor, out=out, dtype=out.dtype)
+
+
+def _decode_one(term: Coded, factor: np.float32, out: npt.NDArray[Any]) -> None:
+    if term.shape != out.shape:
+        out[...] = 0
+        if not term.shape:
+            return
+        out = out[: term.shape[0], : term.shape[1]]
+    np.multiply(term.decode(), factor, out=out, dtype=out.dtype)
 
 
 def _zeros(buffer: Bytes, begin: int) -> None:

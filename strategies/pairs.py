@@ -18,8 +18,6 @@ from strategies.coded import Coded
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-TILE = 64  # clients
-PART = 256  # columns of A or rows of B in f64 at once: 1 MiB of 32 clients at r = 16
 
 
 class Factors(Protocol):
@@ -163,40 +161,6 @@ def stack(pairs: Sequence[Factors], weights: F64) -> Pair:
     return Pair(rows, np.concatenate(scaled, axis=1).astype(np.float32), 1.0)
 
 
-def gram(
-    updates: Sequence[Update], current: Mapping[str, F32], spec: AdapterSpec, *, tile: int = TILE
-) -> F64:
-    """Return inner products of all changes of dW, (N, N), f64.
-
-    With X_i, Y_i the changes of B and A, a change of dW is s (X_i A_g + B_g Y_i + X_i Y_i): no
-    dense dW, no cancellation. All but <X_i Y_i, X_j Y_j> are inner products of vectors as long as
-    an adapter, in f64, made for a part of a module at a time; that last one, which is small of
-    fourth order, is summed over blocks in f32. It takes half of the time, and no way around it is
-    known: N^2 r^2 (d_in + d_out) operations.
-    Memory: one module of two tiles of clients in f32, and (r tile)^2 numbers.
-
-    Args:
-        updates: any number; their deltas are taken on top of `current`.
-        current: the current global adapter, f32; not modified.
-        spec: names, shapes and scale.
-        tile: clients taken together.
-    """
-    total = np.zeros((len(updates), len(updates)))
-    tiles = [slice(first, first + tile) for first in range(0, len(updates), tile)]
-    for module in spec.modules():
-        pair = pair_of(current, spec, module)
-        for index, rows in enumerate(tiles):
-            left = _terms_of(updates[rows], pair, module)
-            for columns in tiles[: index + 1]:
-                right = left if columns == rows else _terms_of(updates[columns], pair, module)
-                block = pair.scale**2 * _inner_terms(left, right)
-                total[rows, columns] += block
-                if columns != rows:
-                    total[columns, rows] += block.T
-    symmetric: F64 = (total + total.T) / 2
-    return symmetric
-
-
 def norms(update: Update, current: Mapping[str, F32], spec: AdapterSpec) -> Norms:
     """Measure one update in dW space and in factor space."""
     product = a = b = 0.0
@@ -247,80 +211,3 @@ def _inner(one: _Changes, other: _Changes) -> F64:
     blocks = products.reshape(len(one.right), width, len(other.right), width)
     total: F64 = blocks.sum(axis=(1, 3))
     return total
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """Changes of one module of several clients, n of them, as `gram` needs them.
-
-    Attributes:
-        x: (d_out, n, r), f32: changes X of B.
-        y: (n, r, d_in), f32: changes Y of A.
-        u, v: (n, r, r), f64: B_g^T X and Y A_g^T.
-        bend_x, bend_y: (n, r, r), f64: A_g A_g^T / 2 + V and B_g^T B_g / 2 + U.
-    """
-
-    x: F32
-    y: F32
-    u: F64
-    v: F64
-    bend_x: F64
-    bend_y: F64
-
-
-def _terms_of(updates: Sequence[Update], pair: Pair, module: str) -> _Terms:
-    (rank, d_in), d_out, count = pair.A.shape, pair.B.shape[0], len(updates)
-    x = np.zeros((d_out, count, rank), np.float32)
-    y = np.zeros((count, rank, d_in), np.float32)
-    for index, update in enumerate(updates):
-        client = client_pair(update, pair, module)
-        own = len(client.current.A)
-        x[:, index, :own] = client.delta_b.decode()
-        y[index, :own] = client.delta_a.decode()
-    a, b = pair.A.astype(np.float64), pair.B.astype(np.float64)
-    u, v = np.zeros((count, rank, rank)), np.zeros((count, rank, rank))
-    for part in _parts(d_out):
-        u += b[part].T @ _wide(x[part].swapaxes(0, 1))
-    for part in _parts(d_in):
-        v += _wide(y[:, :, part]) @ a[:, part].T
-    return _Terms(x, y, u, v, a @ a.T / 2 + v, b.T @ b / 2 + u)
-
-
-def _inner_terms(one: _Terms, other: _Terms) -> F64:
-    """Return <change_i, change_j>, without the scale, for all i, j."""
-    (d_out, count, rank), d_in = one.x.shape, one.y.shape[2]
-    products = one.x.reshape(d_out, -1).T @ other.x.reshape(d_out, -1)
-    products *= one.y.reshape(-1, d_in) @ other.y.reshape(-1, d_in).T
-    blocks = products.reshape(count, rank, -1, rank)
-    found: F64 = np.einsum("iajb->ij", blocks, dtype=np.float64)
-    half = _half(one, other)
-    found += half
-    found += half.T if one is other else _half(other, one).T
-    return found
-
-
-def _half(one: _Terms, other: _Terms) -> F64:
-    """Return <X_i, X_j (A A^T / 2 + V_j)> + <Y_i, (B^T B / 2 + U_j) Y_j> + <U_i, V_j>."""
-    found: F64 = _flat(one.u) @ _flat(other.v).T
-    for part in _parts(len(one.x)):
-        x = _wide(one.x[part].swapaxes(0, 1))
-        bent = x if one is other else _wide(other.x[part].swapaxes(0, 1))
-        found += _flat(x) @ _flat(bent @ other.bend_x).T
-    for part in _parts(one.y.shape[2]):
-        y = _wide(one.y[:, :, part])
-        bent = y if one is other else _wide(other.y[:, :, part])
-        found += _flat(y) @ _flat(other.bend_y @ bent).T
-    return found
-
-
-def _wide(values: F32) -> F64:
-    return values.astype(np.float64, order="C")
-
-
-def _flat(values: F64) -> F64:
-    """One row a client."""
-    return values.reshape(len(values), -1)
-
-
-def _parts(length: int) -> list[slice]:
-    return [slice(first, first + PART) for first in range(0, length, PART)]

@@ -66,3 +66,17 @@ def put(
 def typical_delta(spec: AdapterSpec, seed: int, size: float = 1e-3) -> Arrays:
     """A change as large as others of the same `size`; only its direction depends on `seed`."""
     return random_arrays(spec, seed, size)
+
+
+def dense_changes(deltas: list[Arrays], current: Arrays, spec: AdapterSpec) -> np.ndarray:
+    """Every change of dW as one long f64 row."""
+    rows = []
+    for delta in deltas:
+        parts = []
+        for module in spec.modules():
+            a, b = module + ".lora_A.weight", module + ".lora_B.weight"
+            a0, b0 = current[a].astype(np.float64), current[b].astype(np.float64)
+            after = (b0 + delta[b]) @ (a0 + delta[a])
+            parts.append(spec.scale * (after - b0 @ a0).ravel())
+        rows.append(np.concatenate(parts))
+    return np.array(rows)

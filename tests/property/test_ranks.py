@@ -13,9 +13,10 @@ from federation.adapter.format import A, B
 from federation.adapter.parts import at_rank, only
 from strategies.catalogue import all_rules
 from strategies.coded import Coded
+from strategies.gram import gram
 from strategies.lowrank import fit_rank
 from strategies.merge import merge_all
-from strategies.pairs import ClientPair, Factors, Pair, client_pair, gram, norms, pair_of
+from strategies.pairs import ClientPair, Factors, Pair, client_pair, norms, pair_of
 from strategies.rule import Ctx, Rule
 from strategies.rules.fedex import fedex
 from strategies.rules.fedit import fedit

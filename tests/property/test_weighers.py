@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.errors import ConfigError, RoundError
-from strategies.pairs import gram
+from strategies.gram import gram
 from strategies.screen import Accepted
 from strategies.weigh import WeighPolicy, find_weighers, weights_for
 from strategies.weighers import WEIGHERS, Weigher, fltrust, multikrum, norm_clip, rfa, sybil

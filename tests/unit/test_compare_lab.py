@@ -21,8 +21,8 @@ from strategies.compare.lab import Lab, lab_spec
 from strategies.compare.setting import Setting, check, sensible
 from strategies.compare.sized import MIN_SIGMA
 from strategies.compare.wire import Coder
+from strategies.gram import gram
 from strategies.merge import merge
-from strategies.pairs import gram
 from strategies.rule import BOTH_FACTORS, Ctx
 from strategies.screen import ScreenHistory, ScreenPolicy, screen_updates
 from strategies.sizes import SizePolicy
