@@ -18,7 +18,7 @@ from federation.language import _
 from federation.model import adapted
 from federation.model.documents import Document
 from federation.model.encoding import Encoded, by_length
-from federation.model.fused import fused_layers
+from federation.model.fused import fused_layers, plain_layers
 from federation.model.load import Loaded
 from federation.model.loss import document_losses, mean_loss, token_losses
 
@@ -32,6 +32,8 @@ class Learner:
     """The adapter `start` on its base model, with an optimiser.
 
     Attributes:
+        model: with the adapter on it.
+        spec: of the adapter.
         batch_size: full-length sequences per forward pass; halves when memory runs out.
         halvings: how often it did.
     """
@@ -45,11 +47,10 @@ class Learner:
         before_batch: Callable[[int], None],
         tell: Callable[[str], None],
     ) -> None:
-        self.batch_size = plan.batch_size
-        self.halvings = 0
-        self._loaded, self._spec, self._plan = loaded, start.spec, plan
+        self.spec = start.spec
+        self._loaded, self._base = loaded, start.base
         self._before_batch, self._tell = before_batch, tell
-        self._model = adapted.attach(
+        self.model = adapted.attach(
             loaded,
             start.spec,
             start.arrays,
@@ -57,15 +58,41 @@ class Learner:
             trainable=True,
             base=start.base,
         )
-        every = adapted.adapter_parameters(self._model, start.spec)
-        self._parameters = only(every, start.instructions.trains)
-        for name, parameter in every.items():
+        self._every = adapted.adapter_parameters(self.model, start.spec)
+        modules = list(self.model.named_modules())
+        self._dropouts = [
+            module
+            for name, module in modules
+            if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)
+        ]
+        self._plain = plain_layers([module for _name, module in modules])
+        self._losses_of = token_losses(self.model)
+        self.begin(start, plan)
+
+    def fits(self, start: Start, plan: TrainingPlan) -> bool:
+        """Whether `begin` does with these what a new learner would."""
+        is_bare = not (self._base or start.base)
+        return is_bare and start.spec == self.spec and plan.dropout == self._plan.dropout
+
+    def begin(self, start: Start, plan: TrainingPlan) -> None:
+        """Learn anew from other weights, with an optimiser that knows nothing.
+
+        On a small model, putting an adapter on it takes longer than a few steps of training.
+
+        Args:
+            start: one that `fits`.
+            plan: likewise.
+        """
+        self.batch_size, self.halvings, self._plan = plan.batch_size, 0, plan
+        self.put(start.arrays)
+        self._parameters = only(self._every, start.instructions.trains)
+        for name, parameter in self._every.items():
             parameter.requires_grad_(name in self._parameters)
+            parameter.grad = None
         self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), weight_decay=plan.weight_decay, fused=True
         )
-        self._losses_of = token_losses(self._model)
 
     @property
     def accumulation(self) -> int:
@@ -74,12 +101,20 @@ class Learner:
 
     def arrays(self) -> Arrays:
         """Copies of the adapter's weights."""
-        return adapted.arrays_of(self._model, self._spec)
+        return adapted.copies(self._every)
+
+    def put(self, arrays: Arrays) -> None:
+        """Overwrite the adapter's weights; the optimiser stays.
+
+        Raises:
+            FormatError: they are not those of the spec.
+        """
+        adapted.write(self._every, self.spec, arrays)
 
     def measure(self, documents: Sequence[Document]) -> float:
         """Mean loss over `documents`, in nats per token."""
         losses = document_losses(
-            self._model,
+            self.model,
             self._loaded.tokenizer,
             documents,
             max_tokens=self._plan.max_seq_len,
@@ -94,7 +129,7 @@ class Learner:
         devices = [device] if device.type == "cuda" else []
         self._set_dropout(active=True)
         try:
-            with torch.random.fork_rng(devices=devices), fused_layers(self._model):
+            with torch.random.fork_rng(devices=devices), fused_layers(self._plain):
                 yield
         finally:
             self._set_dropout(active=False)
@@ -142,8 +177,8 @@ class Learner:
 
     def restore(self, tensors: dict[str, npt.NDArray[np.float32]], step: int) -> None:
         """Continue from what `tensors` gave after `step` steps."""
-        weights = {name: tensors[f"{WEIGHT}.{name}"] for name in self._spec.shapes}
-        adapted.replace(self._model, self._spec, weights)
+        weights = {name: tensors[f"{WEIGHT}.{name}"] for name in self.spec.shapes}
+        self.put(weights)
         for name, parameter in self._parameters.items():
             state = {
                 moment: torch.from_numpy(tensors[f"{moment}.{name}"].copy()).to(parameter.device)
@@ -205,10 +240,8 @@ class Learner:
         return nullcontext()
 
     def _set_dropout(self, *, active: bool) -> None:
-        self._model.eval()
-        for name, module in self._model.named_modules():
-            if "lora_dropout" in name:
-                module.train(active)
+        for module in self._dropouts:  # all else is in eval mode, always
+            module.train(active)
 
 
 def _is_memory_fault(err: BaseException) -> bool:

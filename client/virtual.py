@@ -16,7 +16,7 @@ from dataclasses import asdict
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from client.batches import Corpus, epoch_steps, prepare, steps_per_epoch
 from client.dataset import load_dataset
@@ -31,6 +31,9 @@ from federation.frames import read_frame, write_frame
 from federation.model.documents import Document, fingerprint
 from federation.model.encoding import Encoded
 
+if TYPE_CHECKING:
+    from client.learner import Learner
+
 KEPT_CORPORA = 64
 Answer = tuple[dict[str, Any], bytes]
 
@@ -40,6 +43,7 @@ class VirtualNodes:
 
     def __init__(self) -> None:
         self._corpora: dict[str, Corpus] = {}
+        self._learner: Learner | None = None  # of the last client, its adapter still on the base
 
     def answer(self, asked: Mapping[str, Any], blob: bytes) -> Answer:
         """Do what a frame asks for."""
@@ -71,49 +75,69 @@ class VirtualNodes:
 
     def train(self, asked: Mapping[str, Any], blob: bytes) -> Answer:
         """Train one client's adapter for the steps of one round, exactly as many as asked for."""
-        from client.learner import Learner
-        from federation.model import adapted
-
         start, plan = load_arrays(blob), TrainingPlan(**asked["plan"])
         corpus, steps = self._corpus(asked["documents"], plan.max_seq_len), int(asked["steps"])
         asks = Instructions(trains=asked["trains"])
         begin = Start(self._spec_of(start), start, instructions=asks)
-        learner = Learner(self._loaded, begin, plan, before_batch=_nothing, tell=_nothing)
-        try:
-            skipped = (int(asked["round"]) - 1) * steps
-            with learner.learning():
-                for number, pieces in enumerate(batches(corpus, plan, skipped, steps), start=1):
-                    learner.step(pieces, number, learning_rate_at(plan, number, steps))
-            trained = learner.arrays()
-        finally:
-            adapted.detach(self._loaded)
-        return {}, save_tensors(trained)
+        learner, skipped = self._learner_of(begin, plan), (int(asked["round"]) - 1) * steps
+        with learner.learning():
+            for number, pieces in enumerate(batches(corpus, plan, skipped, steps), start=1):
+                learner.step(pieces, number, learning_rate_at(plan, number, steps))
+        return {}, save_tensors(learner.arrays())
 
     def measure(self, asked: Mapping[str, Any], blob: bytes) -> Answer:
         """Losses of documents under an adapter: nats and tokens of each."""
-        from federation.model import adapted
         from federation.model.loss import document_losses
 
-        arrays = load_arrays(blob)
-        model = adapted.attach(self._loaded, self._spec_of(arrays), arrays, trainable=False)
-        try:
-            losses = document_losses(
-                model,
-                self._loaded.tokenizer,
-                _documents(asked["documents"]),
-                max_tokens=int(asked["max_tokens"]),
-            )
-        finally:
-            adapted.detach(self._loaded)
+        losses = document_losses(
+            self._model_with(load_arrays(blob)),
+            self._loaded.tokenizer,
+            _documents(asked["documents"]),
+            max_tokens=int(asked["max_tokens"]),
+        )
         return {"losses": losses.tolist()}, b""
 
     def base(self, _: Mapping[str, Any], blob: bytes) -> Answer:
         """Add a delta to the base; without one, give the base its own weights back."""
+        self._take_off()
         if blob:
             self._ground.add(load_arrays(blob))
         else:
             self._ground.reset()
         return {}, b""
+
+    def _learner_of(self, start: Start, plan: TrainingPlan) -> Learner:
+        """The last client's learner, begun anew where it may be: most of a short training."""
+        from client.learner import Learner
+
+        learner = self._at_hand()
+        if learner is not None and learner.fits(start, plan):
+            learner.begin(start, plan)
+        else:
+            learner = Learner(self._loaded, start, plan, before_batch=_nothing, tell=_nothing)
+        self._learner = learner
+        return learner
+
+    def _model_with(self, arrays: Arrays) -> Any:  # noqa: ANN401 - a PeftModel
+        """The base with an adapter on it, to be measured."""
+        from federation.model import adapted
+
+        spec, learner = self._spec_of(arrays), self._at_hand()
+        if learner is not None and learner.spec == spec:
+            learner.put(arrays)
+            return learner.model
+        return adapted.attach(self._loaded, spec, arrays, trainable=False)
+
+    def _at_hand(self) -> Learner | None:
+        """The last client's learner, if its adapter is still the one on the base."""
+        is_on = self._learner is not None and self._loaded.adapted is self._learner.model
+        return self._learner if is_on else None
+
+    def _take_off(self) -> None:
+        from federation.model import adapted
+
+        self._learner = None
+        adapted.detach(self._loaded)
 
     def _spec_of(self, arrays: Arrays) -> AdapterSpec:
         """The adapter's spec, at the rank of `arrays`."""

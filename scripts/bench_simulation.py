@@ -4,7 +4,8 @@
     OPENBLAS_NUM_THREADS=1 python scripts/bench_simulation.py --clients 100,1000 --train lab:100
 
 A case is `idle:N`, clients that send a small change of an adapter of `--kilobytes`, made before;
-`lab:N`, the regression lab's with 40 steps each; `semilla:N`, two steps of two texts. The rest is
+`lab:N`, the regression lab's with 40 steps each; `semilla:N` with two steps of two texts, and
+`semilla:N:1` with one. The rest is
 what `flower-server compare` runs in a round: start, change, bf16 coding, screen of sizes, weights,
 fedit. Nothing is measured of the model meanwhile, on either side. Each case is a process of its
 own; "first round" counts from the start of Python, memory is that of all its processes. Flower's
@@ -36,7 +37,7 @@ SIDE, RANK = 160, 8  # 2 × 8 × 160 f32: 10 KiB
 OURS, FLOWER, COLD = "ours", "Flower", "Flower, base loaded anew"
 NO_RAY = "ray is not installed: Flower's own simulation was not measured"
 RESULT = "RESULT "
-STEPS, BATCH, TOKENS = 2, 2, 64  # of semilla
+STEPS, BATCH, TOKENS = {"lab": 40, "semilla": 2}, 2, 64
 LOOK_S = 2.0  # looking costs: the system adds up every page
 
 
@@ -62,7 +63,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Options of this benchmark."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--clients", default="10,100,1000", help="idle ones: numbers, by commas")
-    parser.add_argument("--train", default="lab:100,semilla:8", help="cases with training, or ''")
+    parser.add_argument(
+        "--train", default="lab:100,semilla:8:1,semilla:8", help="cases with training, or ''"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="after the first; medians of them")
     parser.add_argument("--kilobytes", type=float, default=10.0, help="one adapter in f32")
     parser.add_argument("--ours-alone", action="store_true", help="leave Flower's side out")
@@ -163,12 +166,18 @@ def child(case: str, rounds: int, kilobytes: float) -> dict[str, Any]:
     from strategies.compare.federate import federate
     from strategies.compare.setting import Setting
 
-    kind, _, number = case.partition(":")
-    setting = Setting(clients=int(number), rounds=rounds + 1, rank=RANK, coding="bf16")
+    kind, number, steps = parts_of(case)
+    setting = Setting(clients=number, rounds=rounds + 1, steps=steps, rank=RANK, coding="bf16")
     ends: list[tuple[float, float]] = []
     with playing(kind, setting, kilobytes) as task:
         federate(task, setting, report=lambda *_: ends.append((time.time(), time.process_time())))
-    return told(ends, int(number))
+    return told(ends, number)
+
+
+def parts_of(case: str) -> tuple[str, int, int]:
+    """Kind, clients and steps of each: "semilla:8:1", "lab:100"."""
+    kind, clients, *steps = case.split(":")
+    return kind, int(clients), int(steps[0]) if steps else STEPS.get(kind, 1)
 
 
 def told(ends: Sequence[tuple[float, float]], clients: int) -> dict[str, Any]:
@@ -220,7 +229,7 @@ def semilla_of(setting: Any) -> Iterator[Any]:  # noqa: ANN401 - what `--help` d
     from server.compare.workers import Pool
 
     opening = {"model": "semilla", "search": str(ROOT), "rank": RANK, "alpha": 2.0 * RANK}
-    cell = replace(setting, partition="iid", steps=STEPS, batch=BATCH, tokens=TOKENS)
+    cell = replace(setting, partition="iid", batch=BATCH, tokens=TOKENS)
     with Pool(2, opening | {"data": []}) as pool:
         texts = split([Document(**each) for each in pool.opened["documents"]])
         with LanguageTask(pool, texts, cell) as task:

@@ -41,12 +41,12 @@ def main() -> None:
 
     cold = "--cold" in sys.argv
     options = bench.parse([word for word in sys.argv[1:] if word != "--cold"])
-    kind, _, number = options.child.partition(":")
-    clients, ends = int(number), []
+    kind, clients, steps = bench.parts_of(options.child)
+    ends: list[tuple[float, float]] = []
     server = server_app(start_of(kind, options.kilobytes), clients, options.rounds + 1, ends)
     from flwr.simulation import run_simulation
 
-    client = client_app(f"{kind} cold" if cold else kind, clients)
+    client = client_app(f"{kind} cold" if cold else kind, clients, steps)
     run_simulation(server, client, num_supernodes=clients, backend_config=TWO_CORES)
     print(bench.RESULT + json.dumps(bench.told(ends, clients)))
 
@@ -85,7 +85,7 @@ def server_app(
     return app
 
 
-def client_app(kind: str, clients: int) -> ClientApp:
+def client_app(kind: str, clients: int, steps: int) -> ClientApp:
     """Trains, and answers with the adapter."""
     app = ClientApp()
 
@@ -94,28 +94,28 @@ def client_app(kind: str, clients: int) -> ClientApp:
         given: Any = message.content
         start = {name: array.numpy() for name, array in given["arrays"].items()}
         at = int(context.node_config["partition-id"]), int(given["config"]["server-round"])
-        found = record_of(trainer(kind, clients)(start, *at))
+        found = record_of(trainer(kind, clients, steps)(start, *at))
         content = {"arrays": found, "metrics": MetricRecord({"num-examples": 1})}
         return Message(RecordDict(content), reply_to=message)
 
     return app
 
 
-def trainer(kind: str, clients: int) -> Train:
+def trainer(kind: str, clients: int, steps: int) -> Train:
     """What a client does with an adapter, its number and the round's."""
     if kind == "idle":
         return lambda start, _client, _number: start
     if kind == "lab":
-        return _lab(clients)
+        return _lab(clients, steps)
     nodes = opened()
     if kind != "semilla":
         nodes._loaded = open_base("semilla", search=bench.ROOT)
-    return functools.partial(_semilla, nodes, shares(clients))
+    return functools.partial(_semilla, nodes, shares(clients), steps)
 
 
 @functools.cache
-def _lab(clients: int) -> Train:
-    lab = Lab(Setting(clients=clients, rank=bench.RANK))
+def _lab(clients: int, steps: int) -> Train:
+    lab = Lab(Setting(clients=clients, steps=steps, rank=bench.RANK))
 
     def train(start: Arrays, client: int, number: int) -> Arrays:
         return next(lab.train([Job(client, number, start, BOTH)]))
@@ -140,13 +140,16 @@ def shares(clients: int) -> list[list[dict[str, Any]]]:
 
 
 def _semilla(
-    nodes: VirtualNodes, texts: list[list[dict[str, Any]]], start: Arrays, client: int, number: int
+    nodes: VirtualNodes,
+    texts: list[list[dict[str, Any]]],
+    steps: int,
+    start: Arrays,
+    client: int,
+    number: int,
 ) -> Arrays:
     plan = {"learning_rate": Setting.lr, "batch_size": bench.BATCH, "max_seq_len": bench.TOKENS}
     asked = {"documents": texts[client], "plan": plan | {"seed": client}, "round": number}
-    _content, blob = nodes.train(
-        asked | {"steps": bench.STEPS, "trains": "AB"}, save_tensors(start)
-    )
+    _content, blob = nodes.train(asked | {"steps": steps, "trains": "AB"}, save_tensors(start))
     file = TensorFile.from_bytes(blob)
     return {name: np.array(file.array(name), np.float32) for name in file.names()}
 

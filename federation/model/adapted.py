@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -235,10 +235,9 @@ def detach(loaded: Loaded) -> None:
         loaded.adapted = None
 
 
-def arrays_of(model: Any, spec: AdapterSpec) -> Arrays:  # noqa: ANN401
-    """Copies of the attached adapter's weights, f32, in the order of `spec`."""
-    found = _parameters(model, spec)
-    return {name: _to_array(found[name]) for name in spec.shapes}
+def copies(parameters: Mapping[str, torch.nn.Parameter]) -> Arrays:
+    """Copies of parameters as `adapter_parameters` gives them, f32."""
+    return {name: _to_array(parameter) for name, parameter in parameters.items()}
 
 
 def replace(model: Any, spec: AdapterSpec, arrays: Arrays) -> None:  # noqa: ANN401
@@ -247,8 +246,17 @@ def replace(model: Any, spec: AdapterSpec, arrays: Arrays) -> None:  # noqa: ANN
     Raises:
         FormatError: `arrays` are not those of `spec`.
     """
+    write(_parameters(model, spec), spec, arrays)
+
+
+def write(parameters: Mapping[str, torch.nn.Parameter], spec: AdapterSpec, arrays: Arrays) -> None:
+    """As `replace`, where the parameters have been found already.
+
+    Raises:
+        FormatError: `arrays` are not those of `spec`.
+    """
     require_schema(arrays, spec)
-    _overwrite(_parameters(model, spec), arrays)
+    _overwrite(parameters, arrays)
 
 
 def adapter_parameters(model: Any, spec: AdapterSpec) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401
@@ -301,7 +309,7 @@ def _require_fit(loaded: Loaded, spec: AdapterSpec) -> None:
             )
 
 
-def _overwrite(parameters: dict[str, torch.nn.Parameter], arrays: Arrays) -> None:
+def _overwrite(parameters: Mapping[str, torch.nn.Parameter], arrays: Arrays) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))

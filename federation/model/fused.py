@@ -7,7 +7,7 @@ the way round that a CPU is quick at: about a tenth of a training step on a smal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,21 +23,22 @@ ADAPTER = "default"
 Forward = Callable[..., torch.Tensor]
 
 
-@contextmanager
-def fused_layers(model: Any) -> Iterator[int]:  # noqa: ANN401 - a PeftModel
-    """Compute the adapter's plain layers in one go inside the block.
+def plain_layers(modules: Iterable[Any]) -> list[Any]:
+    """Return those of a PeftModel's modules that `fused_layers` can compute.
 
     Layers with dropout, on a quantised or half-precision base, or of another kind than
     `torch.nn.Linear` stay PEFT's.
-
-    Yields:
-        How many layers are fused.
     """
-    layers = [module for module in model.modules() if _can_be_fused(module)]
+    return [module for module in modules if _can_be_fused(module)]
+
+
+@contextmanager
+def fused_layers(layers: Sequence[Any]) -> Iterator[None]:
+    """Compute plain layers in one go inside the block."""
     for layer in layers:
         layer.forward = _forward_of(layer)
     try:
-        yield len(layers)
+        yield
     finally:
         for layer in layers:
             del layer.forward  # the class's own shows again

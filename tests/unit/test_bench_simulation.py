@@ -57,7 +57,7 @@ def play(kind: str, app: Any) -> tuple[FakeGrid, int]:
 
 @pytest.mark.parametrize("kind", ["idle", "lab", "semilla"])
 def test_flowers_side_runs_the_same_clients_round_by_round(kind: str) -> None:
-    grid, rounds = play(kind, client_app(kind, 2))
+    grid, rounds = play(kind, client_app(kind, 2, 2))
     assert (len(grid.sent), rounds) == (4, 2)
     first, *_, last = (dict(message.content["arrays"]) for message in grid.sent)
     same = [np.array_equal(first[name].numpy(), last[name].numpy()) for name in first]
@@ -77,7 +77,7 @@ def test_a_client_of_the_lab_learns_the_same_on_both_sides() -> None:
     start = Lab(setting).initial()
     jobs = [Job(client, 1, start, frozenset("AB")) for client in range(3)]
     ours = list(Lab(setting).train(jobs))
-    theirs = [trainer("lab", 3)(start, client, 1) for client in range(3)]
+    theirs = [trainer("lab", 3, 40)(start, client, 1) for client in range(3)]
     for mine, other in zip(ours, theirs, strict=True):
         assert all(np.array_equal(mine[name], other[name]) for name in start)
     sent = record_of(theirs[0])

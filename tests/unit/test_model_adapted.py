@@ -70,7 +70,7 @@ def test_the_state_read_back_is_the_state_put_in_bit_for_bit(loaded: Loaded) -> 
     spec = adapted.spec_of(loaded, rank=3, alpha=6)
     arrays = random_arrays(spec)
     model = adapted.attach(loaded, spec, arrays, trainable=True)
-    found = adapted.arrays_of(model, spec)
+    found = adapted.copies(adapted.adapter_parameters(model, spec))
     assert list(found) == list(spec.shapes)
     for name, array in arrays.items():
         assert found[name].dtype == np.float32
@@ -86,7 +86,7 @@ def test_a_quantised_base_has_the_same_adapter_and_trains(
     assert spec == adapted.spec_of(load(folders["llama"]), rank=3, alpha=6)
     arrays = random_arrays(spec)
     model = adapted.attach(loaded, spec, arrays, trainable=True)
-    found = adapted.arrays_of(model, spec)
+    found = adapted.copies(adapted.adapter_parameters(model, spec))
     assert all(found[name].tobytes() == array.tobytes() for name, array in arrays.items())
     model(input_ids=IDS, labels=IDS).loss.backward()
     for parameter in adapted.adapter_parameters(model, spec).values():
@@ -150,7 +150,7 @@ def test_replacing_changes_the_attached_adapter_in_place(llama: Loaded) -> None:
     spec = adapted.spec_of(llama, rank=3, alpha=6)
     model = adapted.attach(llama, spec, random_arrays(spec, 1), trainable=False)
     adapted.replace(model, spec, random_arrays(spec, 2))
-    found, wanted = adapted.arrays_of(model, spec), random_arrays(spec, 2)
+    found, wanted = adapted.copies(adapted.adapter_parameters(model, spec)), random_arrays(spec, 2)
     assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
 
 
@@ -245,7 +245,7 @@ def test_chosen_targets_only(llama: Loaded) -> None:
     assert spec.targets == ("q_proj", "v_proj")
     assert len(spec.shapes) == 2 * 2 * 2
     model = adapted.attach(llama, spec, random_arrays(spec), trainable=True)
-    assert len(adapted.arrays_of(model, spec)) == 8
+    assert len(adapted.copies(adapted.adapter_parameters(model, spec))) == 8
 
 
 def test_an_unknown_target_is_named_with_the_known_ones(llama: Loaded) -> None:

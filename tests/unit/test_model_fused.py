@@ -11,7 +11,7 @@ import torch
 
 from federation.model import adapted
 from federation.model.choose import BaseChoice, identity
-from federation.model.fused import fused_layers
+from federation.model.fused import fused_layers, plain_layers
 from federation.model.load import Loaded, load_base
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
 
@@ -42,7 +42,9 @@ def loss_and_gradients(model: Any, parameters: dict[str, Any]) -> list[torch.Ten
 def test_loss_and_every_gradient_are_pefts(folders: dict[str, Path]) -> None:
     _loaded, model, parameters = adapt(folders["llama"])
     wanted = loss_and_gradients(model, parameters)
-    with fused_layers(model) as count:
+    layers = plain_layers(model.modules())
+    count = len(layers)
+    with fused_layers(layers):
         found = loss_and_gradients(model, parameters)
     assert count == 14
     for mine, theirs in zip(found, wanted, strict=True):
@@ -55,7 +57,7 @@ def test_biases_of_the_base_count(folders: dict[str, Path]) -> None:
     layer = next(m for n, m in model.named_modules() if n.endswith("q_proj"))
     layer.base_layer.bias = torch.nn.Parameter(torch.ones(32), requires_grad=False)
     wanted = loss_and_gradients(model, parameters)
-    with fused_layers(model):
+    with fused_layers(plain_layers(model.modules())):
         found = loss_and_gradients(model, parameters)
     assert torch.allclose(found[0], wanted[0], atol=1e-5)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, wanted, strict=True))
@@ -64,7 +66,7 @@ def test_biases_of_the_base_count(folders: dict[str, Path]) -> None:
 def test_pefts_layers_are_in_force_again_afterwards(folders: dict[str, Path]) -> None:
     _loaded, model, parameters = adapt(folders["llama"])
     wanted = loss_and_gradients(model, parameters)
-    with pytest.raises(RuntimeError, match="inside"), fused_layers(model):
+    with pytest.raises(RuntimeError, match="inside"), fused_layers(plain_layers(model.modules())):
         raise RuntimeError("inside")
     assert not any("forward" in vars(module) for module in model.modules())
     again = loss_and_gradients(model, parameters)
@@ -85,5 +87,7 @@ def test_other_layers_stay_pefts(
     name: str, options: dict[str, Any], folders: dict[str, Path]
 ) -> None:
     _loaded, model, _parameters = adapt(folders[name], **options)
-    with fused_layers(model) as count:
+    layers = plain_layers(model.modules())
+    count = len(layers)
+    with fused_layers(layers):
         assert count == 0

@@ -103,12 +103,15 @@ def test_virtual_training_is_a_nodes_training_to_the_last_bit(
     loaded = pool.nodes._loaded
     steps = steps_per_epoch(prepare(loaded.tokenizer, chosen, 32), 2)
     plan = replace(PLAN, max_heldout=0)
+    first = ask_to_train(pool, start, steps)
+    ask_to_train(pool, random_arrays(spec, 2), 3, trains="B")  # another client, the same adapter
+    again = ask_to_train(pool, start, steps)
     ours, record = train(
         loaded, Start(spec, start), Dataset("lm", chosen, ()), plan, Session(tmp_path)
     )
     assert record.steps == steps
-    theirs = ask_to_train(pool, start, steps)
-    assert all((ours[name] == theirs[name]).all() for name in spec.shapes)
+    for theirs in (first, again, ask_to_train(pool, start, steps)):
+        assert all((ours[name] == theirs[name]).all() for name in spec.shapes)
 
 
 def test_a_frozen_factor_stays_and_the_other_learns(pool: InProcess, spec: AdapterSpec) -> None:
@@ -135,6 +138,7 @@ def test_rounds_go_through_the_data_without_a_gap(pool: InProcess) -> None:
 def test_a_delta_of_the_base_is_added_and_taken_back_to_the_last_bit(
     pool: InProcess, spec: AdapterSpec
 ) -> None:
+    pool.everyone("base")  # takes the last client's adapter off
     loaded = pool.nodes._loaded
     before = {n: p.detach().clone() for n, p in loaded.model.named_parameters()}
     ground, deltas = Ground(loaded), [random_arrays(spec, seed, 0.1) for seed in (1, 2)]
