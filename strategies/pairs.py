@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +13,7 @@ from federation.adapter.format import A as A_SUFFIX
 from federation.adapter.format import AdapterSpec
 from federation.adapter.format import B as B_SUFFIX
 from federation.adapter.tensors import Arrays
-from strategies.coded import Coded
+from strategies.coded import Coded, decode_all
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -163,51 +162,30 @@ def stack(pairs: Sequence[Factors], weights: F64) -> Pair:
 
 def norms(update: Update, current: Mapping[str, F32], spec: AdapterSpec) -> Norms:
     """Measure one update in dW space and in factor space."""
-    product = a = b = 0.0
+    return norms_of([update], current, spec)[0]
+
+
+def norms_of(
+    updates: Sequence[Update], current: Mapping[str, F32], spec: AdapterSpec
+) -> list[Norms]:
+    """Measure updates as `norms` does, all of them in one pass; one module of all is in memory.
+
+    With X, Y the changes of B and A, the square of X A + B Y + X Y is a sum of products of r x r
+    matrices: of P = X^T X, Q = Y Y^T, U = B^T X and V = Y A^T.
+    """
+    squares = np.zeros((len(updates), 3))
+    one = np.float32(1)
     for module in spec.modules():
         pair = pair_of(current, spec, module)
-        factors = _factors_of([update], pair, module)
-        change_b, change_a = factors.left[:, : spec.rank], factors.right[0, spec.rank :]
-        product += pair.scale**2 * float(_inner(factors, factors)[0, 0])
-        a += float(np.vdot(change_a, change_a))
-        b += float(np.vdot(change_b, change_b))
-    # a sum of squares of rank 2r may come out as -1e-17 where it is zero
-    return Norms(*(math.sqrt(max(square, 0.0)) for square in (product, a, b)))
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """Changes of dW of several clients in one module, without the scale, f64.
-
-    Attributes:
-        left: (d_out, clients * 2r), [B_i - B_g, B_g] side by side.
-        right: (clients, 2r, d_in), [A_i ; A_i - A_g].
-    """
-
-    left: F64
-    right: F64
-
-
-def _factors_of(updates: Sequence[Update], pair: Pair, module: str) -> _Changes:
-    rank, d_in = pair.A.shape
-    left = np.zeros((pair.B.shape[0], len(updates), 2 * rank))
-    right = np.zeros((len(updates), 2 * rank, d_in))
-    left[:, :, rank:] = pair.B[:, None, :]
-    for index, update in enumerate(updates):
-        client = client_pair(update, pair, module)
-        own = len(client.current.A)
-        left[:, index, :own] = client.delta_b.decode()
-        right[index, rank : rank + own] = client.delta_a.decode()
-        np.add(pair.A, right[index, rank:], out=right[index, :rank])
-    return _Changes(left.reshape(left.shape[0], -1), right)
-
-
-def _inner(one: _Changes, other: _Changes) -> F64:
-    """Return <one_i, other_j> for all i, j: the sum of (A_i A_j^T) o (B_i^T B_j)."""
-    width = one.right.shape[1]
-    rows = one.right.reshape(-1, one.right.shape[2])
-    columns = other.right.reshape(-1, other.right.shape[2])
-    products = (rows @ columns.T) * (one.left.T @ other.left)
-    blocks = products.reshape(len(one.right), width, len(other.right), width)
-    total: F64 = blocks.sum(axis=(1, 3))
-    return total
+        a, b = pair.A.astype(np.float64), pair.B.astype(np.float64)
+        x, y = np.empty((len(updates), *b.shape)), np.empty((len(updates), *a.shape))
+        decode_all([update.coded(module + B_SUFFIX) for update in updates], one, x)
+        decode_all([update.coded(module + A_SUFFIX) for update in updates], one, y)
+        p, q = x.swapaxes(1, 2) @ x, y @ y.swapaxes(1, 2)
+        u, v = b.T @ x, y @ a.T
+        terms = p * (q + a @ a.T + 2 * v) + q * (b.T @ b + 2 * u) + 2 * u * v
+        squares[:, 0] += pair.scale**2 * terms.sum(axis=(1, 2))
+        squares[:, 1] += q.trace(axis1=1, axis2=2)
+        squares[:, 2] += p.trace(axis1=1, axis2=2)
+    # a sum of products may come out as -1e-17 where it is zero
+    return [Norms(*row) for row in np.sqrt(np.maximum(squares, 0.0)).tolist()]

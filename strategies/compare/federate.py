@@ -210,6 +210,7 @@ class _Federation:
         traits = self.rule.traits
         trains, sends = traits.trains(number), traits.sends(number)
         jobs = [Job(at, number, self._start(at), trains) for at in range(len(self.specs))]
+        updates: list[VirtualUpdate] = []
         deltas: list[Arrays] = []
         for job, trained in zip(jobs, self.task.train(jobs), strict=True):
             if traits.keeps:
@@ -217,18 +218,24 @@ class _Federation:
             change = subtract(trained, job.start)
             for name in change.keys() - factors(change, sends).keys():
                 change[name][:] = 0
-            deltas.append(change)
+            if self.hostile:  # they look at what the others changed
+                deltas.append(change)
+            else:  # while others train
+                updates.append(self._coded(job, change, sends))
         if self.hostile:
             rng = np.random.default_rng([self.setting.seed, 17, number])
             starts = [job.start for job in jobs]
             deltas = corrupt(self.attack, deltas, starts, self.hostile, rng)
-        if self.noise.place == "local":
-            deltas = [
-                delta if client in self.hostile else self._blurred(client, delta, sends, number)
-                for client, delta in enumerate(deltas)
-            ]
-        self.up += sum(self.coder.bytes_of(delta, sends) for delta in deltas)
-        return [self.coder.code(client, delta, sends) for client, delta in enumerate(deltas)]
+        for job, delta in zip(jobs, deltas, strict=False):
+            updates.append(self._coded(job, delta, sends))
+        return updates
+
+    def _coded(self, job: Job, delta: Arrays, sends: frozenset[str]) -> VirtualUpdate:
+        """What a client sends."""
+        if self.noise.place == "local" and job.client not in self.hostile:
+            delta = self._blurred(job.client, delta, sends, job.number)
+        self.up += self.coder.bytes_of(delta, sends)
+        return self.coder.code(job.client, delta, sends)
 
     def _blurred(self, client: int, delta: Arrays, sends: frozenset[str], number: int) -> Arrays:
         rng = np.random.default_rng([self.setting.seed, 19, number, client])

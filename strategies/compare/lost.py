@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,19 +41,31 @@ def lost(
         previous = pair_of(current, spec, module)
         pairs = [client_pair(update, previous, module) for update in updates]
         everyone, shares = with_rest(pairs, weights, previous)
-        ideal = list(zip(everyone, shares, strict=True))
-        got: list[tuple[Factors, float]] = [(pair_of(merged.adapter, spec, module), -1.0)]
+        terms = [_Term(pair, share, share) for pair, share in zip(everyone, shares, strict=True)]
+        terms += [_Term(pair_of(merged.adapter, spec, module), -1.0, 0.0)]
+        terms += [_Term(previous, 0.0, -1.0)]
         if merged.base:
-            got.append((Pair(merged.base[module + A], merged.base[module + B], 1.0), -1.0))
-        missed += _square([*ideal, *got])
-        moved += _square([*ideal, (previous, -1.0)])
+            terms += [_Term(Pair(merged.base[module + A], merged.base[module + B], 1.0), -1.0, 0.0)]
+        both = _squares(terms)
+        missed, moved = missed + both[0], moved + both[1]
     return math.sqrt(missed / moved) if moved > 0 else 0.0
 
 
-def _square(terms: Sequence[tuple[Factors, float]]) -> float:
-    """Return the squared Frobenius norm of a sum of products."""
-    rows = [pair.A for pair, _ in terms]
-    right = np.concatenate(rows, dtype=np.float64)
-    columns = [pair.B.astype(np.float64) * (share * pair.scale) for pair, share in terms]
-    left = np.concatenate(columns, axis=1)
-    return max(float(((left.T @ left) * (right @ right.T)).sum()), 0.0)
+class _Term(NamedTuple):
+    """A product, and its shares in two sums: of what was missed, of what moved."""
+
+    pair: Factors
+    missed: float
+    moved: float
+
+
+def _squares(terms: Sequence[_Term]) -> tuple[float, float]:
+    """Return the squared Frobenius norms of both sums of products."""
+    right = np.concatenate([term.pair.A for term in terms], dtype=np.float64)
+    left = np.concatenate([term.pair.B for term in terms], axis=1, dtype=np.float64)
+    inner = (left.T @ left) * (right @ right.T)
+    shares = np.array([[term.missed, term.moved] for term in terms])
+    shares *= np.array([[term.pair.scale] for term in terms])
+    each = np.repeat(shares, [len(term.pair.A) for term in terms], axis=0)
+    missed, moved = np.maximum((each * (inner @ each)).sum(axis=0), 0.0).tolist()
+    return missed, moved

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from federation.adapter.format import AdapterSpec
 from strategies.compare.wire import VirtualUpdate
-from strategies.pairs import Norms, norms
+from strategies.pairs import Norms, norms_of
 from strategies.screen import Accepted
 from strategies.sizes import SizePolicy, Space, judge_sizes
 
@@ -56,7 +56,8 @@ def sift(
         history: space -> log-norms accepted before.
         gauge_safe: leave factor space out (see `Traits`).
     """
-    sizes = {update.sha256: _log_norms(norms(update, *place)) for update in updates}
+    names = [update.sha256 for update in updates]
+    sizes = dict(zip(names, map(_log_norms, norms_of(updates, *place)), strict=True))
     sound = {key: size for key, size in sizes.items() if _is_sound(size)}
     spaces = ("product",) if gauge_safe else ("product", "a", "b")
     judged = judge_sizes(sound, spaces, SizePolicy(min_sigma=MIN_SIGMA), history)
