@@ -28,7 +28,13 @@ from functools import cache
 from types import TracebackType
 from typing import Any
 
-_SIGN = r"""(?:["']?\s*[:=]\s*(?:b?["'])?|["']\s*,\s*b?["'])"""  # also as JSON, also as a tuple
+_NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?=\s*(?:[,}\]]|$))"
+_OF_JSON = rf"\s*(?:null\b|true\b|false\b|[\[{{]|{_NUMBER})"  # values of JSON that are no strings
+# Between a name and its value: as it comes, as JSON or a dict of Python, as a tuple.
+_SIGN = (
+    r"""(?:\s*[:=]\s*(?:b?["'])?|["']\s*[:=]\s*\[?\s*b?["']"""
+    rf"""|["']\s*[:=](?!{_OF_JSON})\s*|["']\s*,\s*b?["'])"""
+)
 # Each pattern is tried only where one of its words stands in the lower-cased text: looking for a
 # word costs a fraction of trying a pattern. None of them backtracks over more than one word.
 _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
@@ -58,6 +64,15 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
             re.I,
         ),
         r"\1[redacted]",
+    ),
+    (
+        ("token", "secret", "passw", "api", "onion_key", "private_key", "cookie", "authorization"),
+        re.compile(
+            r"((?:token|secret|passw(?:or)?d|api[_-]?key|onion[_-]key|private[_-]key|cookie"
+            r"|authorization)[\"']\s*:\s*-?)\d{8,}",
+            re.I,
+        ),
+        r"\g<1>0",  # a number stays one
     ),
     (("25519",), re.compile(r"(25519(?:-v3)?\s*[:=]\s*)[\w+/-]{40,}=*", re.I), r"\1[key]"),
     (

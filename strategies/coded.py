@@ -151,9 +151,9 @@ def moved(start: F32, terms: Sequence[Coded], weights: F64) -> F32:
     """
     if len(terms) != len(weights):
         raise ValueError(f"{len(terms)} terms and {len(weights)} weights")
-    for term in terms:
-        if term.shape != start.shape:
-            raise ValueError(f"a change of shape {term.shape} for a factor of {start.shape}")
+    odd = next((term.shape for term in terms if term.shape != start.shape), None)
+    if odd is not None:
+        raise ValueError(f"a change of shape {odd} for a factor of {start.shape}")
     out = np.empty(start.shape, np.float32)
     source, target = np.ascontiguousarray(start).reshape(-1), out.reshape(-1)
     blocks = _Blocks(terms, weights, _width(start.shape))
@@ -169,9 +169,13 @@ class _Blocks:
 
     def __init__(self, terms: Sequence[Coded], weights: F64, width: int) -> None:
         self.width = width
-        self._flat = [*_grouped(terms, weights, "float32", width)]
-        self._flat += _grouped(terms, weights, "int8", width)
-        self._halves = _grouped(terms, weights, "uint16", width)
+        places: dict[Kind, list[int]] = {"float32": [], "int8": [], "uint16": []}
+        for index, term in enumerate(terms):
+            places[term.kind].append(index)
+        f32, int8, self._halves = (
+            _grouped(terms, weights, chosen, width) for chosen in places.values()
+        )
+        self._flat = f32 + int8
         groups = self._flat + self._halves
         most = max((len(group.terms) for group in groups), default=0)
         item = max((_ITEM_BYTES[group.terms[0].kind] for group in groups), default=1)
@@ -276,8 +280,9 @@ class _Group:
         return apart[:, : repeated.shape[1]]
 
 
-def _grouped(terms: Sequence[Coded], weights: F64, kind: Kind, width: int) -> list[_Group]:
-    chosen = [index for index, term in enumerate(terms) if term.kind == kind]
+def _grouped(
+    terms: Sequence[Coded], weights: F64, chosen: Sequence[int], width: int
+) -> list[_Group]:
     length = max(1, CELLS // max(width, 1))
     parts = [chosen[first : first + length] for first in range(0, len(chosen), length)]
     return [

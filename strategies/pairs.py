@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,7 @@ class Pair:
     scale: float
 
 
-@dataclass(frozen=True)
-class ClientPair:
+class ClientPair(NamedTuple):
     """One client's pair: what it changed, put on top of the current global pair.
 
     A and B are decoded anew on each access (f32, new arrays); rules that need only the changes
@@ -127,6 +126,8 @@ def client_pair(update: Update, current: Pair, module: str) -> ClientPair:
     A client of a lower rank was sent the leading rows: on top of those.
     """
     delta_a, delta_b = update.coded(module + A_SUFFIX), update.coded(module + B_SUFFIX)
+    if delta_a.shape == current.A.shape and delta_b.shape == current.B.shape:
+        return ClientPair(current, delta_a, delta_b)
     rank = (delta_a.shape or delta_b.shape[::-1] or current.A.shape)[0]
     start = leading_rows(current, rank)
     return ClientPair(start, delta_a.over(start.A.shape), delta_b.over(start.B.shape))

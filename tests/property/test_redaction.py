@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from federation.redaction import redact
@@ -64,6 +64,9 @@ json_values = st.recursive(
 
 
 @given(json_values, st.booleans())
+@example(value={"COOKIE": None}, keeps_unicode=False)
+@example(value={"token": [1, {"Authorization": [True]}], "cookie": 12345678.5}, keeps_unicode=True)
+@example(value={"cookie": ["a b", "c"], "password": {"secret": 123456789}}, keeps_unicode=True)
 def test_json_stays_json_of_the_same_shape(value: object, keeps_unicode: bool) -> None:
     text = json.dumps(value, ensure_ascii=not keeps_unicode)
     assert type(json.loads(redact(text))) is type(value)
