@@ -169,13 +169,9 @@ class _Blocks:
 
     def __init__(self, terms: Sequence[Coded], weights: F64, width: int) -> None:
         self.width = width
-        places: dict[Kind, list[int]] = {"float32": [], "int8": [], "uint16": []}
-        for index, term in enumerate(terms):
-            places[term.kind].append(index)
-        f32, int8, self._halves = (
-            _grouped(terms, weights, chosen, width) for chosen in places.values()
-        )
-        self._flat = f32 + int8
+        found = _grouped(terms, weights, width)
+        self._halves = found.pop("uint16", [])
+        self._flat = [group for groups in found.values() for group in groups]
         groups = self._flat + self._halves
         most = max((len(group.terms) for group in groups), default=0)
         item = max((_ITEM_BYTES[group.terms[0].kind] for group in groups), default=1)
@@ -280,15 +276,19 @@ class _Group:
         return apart[:, : repeated.shape[1]]
 
 
-def _grouped(
-    terms: Sequence[Coded], weights: F64, chosen: Sequence[int], width: int
-) -> list[_Group]:
+def _grouped(terms: Sequence[Coded], weights: F64, width: int) -> dict[Kind, list[_Group]]:
+    kinds = {term.kind for term in terms}
     length = max(1, CELLS // max(width, 1))
-    parts = [chosen[first : first + length] for first in range(0, len(chosen), length)]
-    return [
-        _Group(tuple(terms[index] for index in part), np.array(weights[part], np.float64))
-        for part in parts
-    ]
+    found = {}
+    for kind in [each for each in _ITEM_BYTES if each in kinds]:
+        some, shares = terms, weights
+        if len(kinds) > 1:
+            chosen = [index for index, term in enumerate(terms) if term.kind == kind]
+            some, shares = [terms[index] for index in chosen], weights[chosen]
+        starts = range(0, len(some), length)
+        parts = [slice(first, first + length) for first in starts]
+        found[kind] = [_Group(tuple(some[p]), np.array(shares[p], np.float64)) for p in parts]
+    return found
 
 
 def _width(shape: tuple[int, ...]) -> int:
