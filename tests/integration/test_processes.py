@@ -38,6 +38,11 @@ def stopping() -> Iterator[list[Supervisor]]:
         supervisor.stop()
 
 
+def waiting_for(go: Path) -> str:
+    """The beginning of a child that ends at once: else it may be gone before it is seen alive."""
+    return f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+
+
 def child(tmp_path: Path, code: str, name: str = "fake", **other: object) -> Child:
     """A child that runs Python code."""
     made = Child(
@@ -168,9 +173,9 @@ def test_a_program_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_any_exit_leads_to_a_restart(
     tmp_path: Path, stopping: list[Supervisor], status: int
 ) -> None:
-    go = tmp_path / "go"  # else it may end before it is seen alive, and was never started
-    code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
-    supervisor = started(stopping, [child(tmp_path, f"{code}raise SystemExit({status})")])
+    go = tmp_path / "go"
+    code = f"{waiting_for(go)}raise SystemExit({status})"
+    supervisor = started(stopping, [child(tmp_path, code)])
     go.touch()
     tick_until(supervisor, lambda: supervisor.restarts("fake") >= 3)
     assert supervisor.restarts("fake") >= 3
@@ -182,12 +187,14 @@ def test_a_judge_ends_it_with_an_error_of_its_own(
     def judge(which: Child, tail: str) -> Stop | None:
         return Stop(f"{which.name} is revoked", RevokedError) if "2004" in tail else None
 
-    code = (
-        f"import os; n = len(os.listdir({str(tmp_path / 'runs')!r})); "
+    go = tmp_path / "go"
+    code = waiting_for(go) + (
+        f"n = len(os.listdir({str(tmp_path / 'runs')!r})); "
         f"open({str(tmp_path / 'runs')!r} + '/' + str(n), 'w'); print('code 2004' if n else 'net')"
     )
     (tmp_path / "runs").mkdir()
     supervisor = started(stopping, [child(tmp_path, code, judge=judge)])
+    go.touch()
     with pytest.raises(RevokedError, match="fake is revoked"):
         tick_until(supervisor, lambda: False)
     assert supervisor.restarts("fake") == 1
