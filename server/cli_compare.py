@@ -14,7 +14,7 @@ import typer
 from server.cli_output import AsJson, emit, say, table
 
 if TYPE_CHECKING:
-    from server.compare.comparison import Compared
+    from server.compare.comparison import Compared, Place
     from server.compare.study import Progress
     from strategies.compare.setting import Setting
 
@@ -127,13 +127,15 @@ def compare(  # noqa: PLR0913 (the options of one command)
         emit(found.table.to_json(), as_json=True, text="")
     else:
         _show(found)
-    _say_where(found, place.folder)
+    _end(place, found)
 
 
-def _say_where(found: Compared, folder: Path) -> None:
-    say(f"Written to {folder}: report.html, table.md, table.json.")
-    if found.tracked:
-        say(f"{found.tracked} runs logged to {folder / 'mlflow.db'}.")
+def _end(place: Place, found: Compared) -> None:
+    from server.compare.comparison import track
+
+    say(f"Written to {place.folder}: report.html, table.md, table.json.")
+    if tracked := track(place, found):
+        say(f"{tracked} runs logged to {place.folder / 'mlflow.db'}.")
 
 
 def _show(found: Compared) -> None:

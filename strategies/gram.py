@@ -32,7 +32,7 @@ def gram(
     no cancellation. All that it takes are the r x r blocks of [B, X_1, X_2, ...]^T [B, X_1, ...]
     and of the same product of A and Y: N^2 r^2 (d_in + d_out) multiply-adds, and no way around
     them is known.
-    Memory: one module of two tiles of clients, and a few times (r tile)^2 numbers.
+    Memory: two tiles of clients, one module of each shape, and a few times (r tile)^2 numbers.
 
     Args:
         updates: any number; their deltas are taken on top of `current`.

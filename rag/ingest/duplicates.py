@@ -17,6 +17,7 @@ from rag.ingest.words import words_of
 
 BINS = 64
 ROWS = 8  # of a band: texts 0.9 alike share a band in 99 of 100 cases, 0.5 alike in 3
+BANDS = BINS // ROWS
 ALIKE = 0.85
 FEWEST_WORDS = 20
 _EMPTY = 1 << 63

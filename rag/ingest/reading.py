@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from federation.errors import FormatError
@@ -25,6 +26,8 @@ from federation.language import _, set_language
 
 MEMORY_BYTES = 2 * 1024**3
 MODULES = {"feed": ("rag.ingest.parse", "rag.ingest.raw"), "file": ("rag.ingest.files",)}
+# What libraries import and nothing here uses, a third of the start: sockets, TLS and mail among it.
+UNUSED = ("inspect", "traceback", "urllib.error", "urllib.request", "feedparser.http")
 GARBAGE = 20_000  # objects between two looks for cycles: what a feed becomes has few
 
 
@@ -32,12 +35,34 @@ def main() -> None:
     """Answer jobs until the standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+    put_off(*UNUSED)
     for name in MODULES[sys.argv[1]]:  # while their bytecode may still be written
         import_module(name)
     limit()
     gc.freeze()
     gc.set_threshold(GARBAGE)
     serve(sys.stdin.buffer, answers)
+
+
+class _Later(ModuleType):
+    """Stands for a module until something of it is used; the standard one loads at any import."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the module has
+        del sys.modules[self.__name__]
+        module = import_module(self.__name__)
+        vars(self).update(vars(module))
+        return getattr(module, name)
+
+
+def put_off(*names: str) -> None:
+    """Load modules no earlier than something of them is used."""
+    for name in names:
+        if name in sys.modules:
+            continue
+        later = sys.modules[name] = _Later(name)
+        parent, _dot, last = name.rpartition(".")
+        if parent in sys.modules:
+            setattr(sys.modules[parent], last, later)
 
 
 def serve(jobs: BinaryIO, answers: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from rag.ingest.corpus import Corpus
 from rag.ingest.entries import Entry
 from rag.ingest.identity import canonical_link
 
-MOST_CANDIDATES = 400  # rows for each entry of a feed: one for each band that is shared
+MOST_OF_A_BAND = 50  # documents that are compared; a crowd of alike ones costs no more
 _WORD = re.compile(r"\w+")
 TELLING_WORDS = 8  # of a text that is no coincidence
 Candidates = Mapping[int, Collection[tuple[str, str]]]  # ids and sketches by a band they have
@@ -51,10 +51,12 @@ def candidates_for(corpus: Corpus, entries: Collection[Entry], source: str) -> C
         "JOIN documents ON documents.rowid = alike.row "
         "WHERE alike.band IN (SELECT value FROM json_each(?)) AND documents.source != ? LIMIT ?"
     )
-    most = MOST_CANDIDATES * len(entries)
+    most = MOST_OF_A_BAND * duplicates.BANDS * len(entries)
     found: dict[int, list[tuple[str, str]]] = {}
     for band, name, sketch in corpus.db.execute(query, (json.dumps(list(wanted)), source, most)):
-        found.setdefault(band, []).append((name, sketch))
+        held = found.setdefault(band, [])
+        if len(held) < MOST_OF_A_BAND:
+            held.append((name, sketch))
     return found
 
 

@@ -64,11 +64,11 @@ class Telling:
 
 @dataclass(frozen=True)
 class Compared:
-    """What came out."""
+    """What came out, and the records of all cells."""
 
     table: Table
     verdicts: list[Verdict]
-    tracked: int
+    records: Sequence[Json]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,21 @@ def compare(
         return _tell(place, records, telling or Telling(), found.about)
 
 
+def track(place: Place, found: Compared) -> int:
+    """Log every cell to MLflow, where that is wanted and installed; a cell once.
+
+    Apart from `compare`, since mlflow takes longer to begin than a quick comparison.
+
+    Returns:
+        How many were logged.
+    """
+    if not (place.mlflow and tracker.is_installed()):
+        return 0
+    with durable.locked(place.folder / LOCK, timeout_s=0.0, busy=f"{place.folder} is in use"):
+        runs = [_run_of(record) for record in found.records]
+        return tracker.log_cells(place.folder / "mlflow.db", runs)
+
+
 @contextmanager
 def opened(place: Place, cells: Sequence[Setting]) -> Iterator[Opened]:
     """Give what cells are run with: the lab, or a model in worker processes."""
@@ -174,10 +189,7 @@ def _tell(
     seeds = {record["setting"]["seed"] for record in records}
     sentences = [*about, f"{len(records)} cells, {len(seeds)} seeds."]
     write_report(place.folder, table, about=sentences, left_out=telling.left_out, verdicts=verdicts)
-    tracked = 0
-    if place.mlflow and tracker.is_installed():
-        tracked = tracker.log_cells(place.folder / "mlflow.db", [_run_of(r) for r in records])
-    return Compared(table, verdicts, tracked)
+    return Compared(table, verdicts, records)
 
 
 def _run_of(record: Json) -> tracker.Run:

@@ -20,10 +20,9 @@ from server.onion_clients import MOST_CLIENTS, SENTINEL, TRIAL
 from server.onion_state import read_state
 from server.onion_tor import lets_strangers_in
 from server.onion_watch import OnionWatch
-from tests.onion_bench import Served, Volunteer, await_that, is_cut, served
+from tests.onion_bench import NO_KEY, WRONG_KEY, Served, Volunteer, await_that, is_cut, served
 
 pytestmark = pytest.mark.tor
-NO_KEY, WRONG_KEY = 0xF4, 0xF5
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from town import Town
 
 from federation.invitation import read
 from server.config import ServerHome
-from tests.onion_bench import Volunteer, await_that
+from tests.onion_bench import NO_KEY, WRONG_KEY, Volunteer, await_that
 
 pytestmark = pytest.mark.tor
-NO_KEY, WRONG_KEY = 0xF4, 0xF5
 
 
 def hosts(town: Town) -> list[str]:

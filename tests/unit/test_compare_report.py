@@ -18,7 +18,7 @@ from federation.errors import ConfigError, ConscienceError, UsageError
 from federation.ledger import tracker
 from server.cli import app
 from server.compare import grid
-from server.compare.comparison import Place, Telling, compare
+from server.compare.comparison import Place, Telling, compare, track
 from server.compare.study import Progress, Study
 from strategies.compare.federate import federate
 from strategies.compare.figures import tabulate
@@ -242,7 +242,7 @@ def test_without_mlflow_a_comparison_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracker, "is_installed", lambda: False)
-    assert compare(Place(tmp_path), [SMALL]).tracked == 0
+    assert track(Place(tmp_path), compare(Place(tmp_path), [SMALL])) == 0
     assert (tmp_path / "table.md").exists()
     assert not (tmp_path / "mlflow.db").exists()
 
@@ -252,7 +252,9 @@ def test_without_mlflow_a_comparison_is_whole(
 def test_every_cell_is_logged_once_and_mlflow_reads_it_back(tmp_path: Path) -> None:
     cells = [SMALL, replace(SMALL, strategy="ffa", rounds=2)]
     for chosen, resume, logged in ((cells[:1], False, 1), (cells, True, 1), (cells, True, 0)):
-        assert compare(Place(tmp_path), chosen, resume=resume).tracked == logged
+        found = compare(Place(tmp_path), chosen, resume=resume)
+        assert track(Place(tmp_path, mlflow=False), found) == 0
+        assert track(Place(tmp_path), found) == logged
     records = [json.loads(path.read_bytes()) for path in (tmp_path / "cells").iterdir()]
     kept = {record["setting"]["strategy"]: record for record in records}
     from mlflow import MlflowClient

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,24 @@ def test_h23_the_child_has_a_limit_of_memory_and_may_write_no_file() -> None:
         assert rows["Max file size"] == "0"
         variables = Path(f"/proc/{reader._child.pid}/environ").read_bytes()
         assert b"CONSCIENCE_" not in variables
+
+
+def test_the_child_has_no_sockets_unless_something_uses_them() -> None:
+    code = """
+import sys
+from rag.ingest import reading
+reading.put_off(*reading.UNUSED)
+import rag.ingest.parse, rag.ingest.raw
+assert not {"socket", "ssl", "http.client"} & set(sys.modules)
+import feedparser, urllib.request
+feed = b"<rss><channel><item><title>x</title></item></channel></rss>"
+assert len(feedparser.parse(feed).entries) == 1
+assert urllib.request.Request("http://a.example/").host == "a.example"
+assert issubclass(feedparser.api.http._FeedURLHandler, urllib.request.HTTPRedirectHandler)
+assert "ssl" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def answers_of(*jobs: tuple[dict[str, Any], bytes]) -> list[dict[str, Any]]:
