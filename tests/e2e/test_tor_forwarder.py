@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
 from tor_network import PrivateTor, free_ports
@@ -205,8 +206,9 @@ def test_a_relay_that_was_killed_is_gone_round(tor_network_8: PrivateTor, echo_p
         socks = SocksAddress.parse(client.socks, is_extended=True)
         with ExitStack() as stack:
             hops: set[int] = set()
+            tries = count()
             while not hops & set(tor_network_8.expendable):  # another purpose, another circuit
-                forwarder = stack.enter_context(forwarding(socks, onion, f"purpose {len(hops)}"))
+                forwarder = stack.enter_context(forwarding(socks, onion, f"try {next(tries)}"))
                 await_answer(forwarder)
                 open_ = stack.enter_context(connect(forwarder))
                 open_.sendall(b"x")
@@ -222,9 +224,13 @@ def test_a_relay_that_was_killed_is_gone_round(tor_network_8: PrivateTor, echo_p
 
 
 def hops_to_service(client: TorProcess) -> set[int]:
-    """Numbers of the nodes of the client's newest circuit to a service."""
-    newest = joined(client.control.info("circuit-status").splitlines())[-1]
-    return {int(number) for number in re.findall(r"~authority(\d+)", newest.split()[2])}
+    """Numbers of the nodes of the circuit that the client's newest open stream goes through."""
+    streams = [line.split() for line in client.control.info("stream-status").splitlines()]
+    opened = {int(words[0]): words[2] for words in streams if words[1:2] == ["SUCCEEDED"]}
+    circuit = opened[max(opened)]
+    lines = [line.split() for line in client.control.info("circuit-status").splitlines()]
+    path = next(words[2] for words in lines if words[0] == circuit)
+    return {int(number) for number in re.findall(r"~authority(\d+)", path)}
 
 
 def joined(circuits: list[str]) -> list[str]:
