@@ -8,6 +8,7 @@ the process, whatever handlers its libraries add later; what children print is c
     [invitation]  what begins with conscience1:
     [key]         x25519 and ed25519 keys in tor's forms, PEM private keys
     [redacted]    values of tokens, passwords, Authorization, cookies, identity headers of Flower
+    0             numbers of eight digits and more under such a name in JSON
     ~             home folders
     [ip]          addresses that are neither this machine's nor of a private network
 
