@@ -32,7 +32,7 @@ from client.packaging import PackageFacts, make_package
 from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.signing import SigningKey
 from federation.adapter.tensors import Arrays
-from strategies.merge import merge
+from strategies.merge import merge_by
 from strategies.rule import Ctx
 from strategies.rules.fedit import FEDIT
 from strategies.spool import Arrival, Spool, SpooledUpdate
@@ -149,7 +149,7 @@ def _weights(count: int) -> np.ndarray:
 
 def _merge(case: Case, updates: Sequence[SpooledUpdate]) -> None:
     ctx = Ctx(round=1, rank=case.spec.rank, rng=np.random.default_rng(0))
-    merge(updates, _weights(len(updates)), case.current, case.spec, FEDIT.reduce, ctx)
+    merge_by(FEDIT, updates, _weights(len(updates)), case.current, case.spec, ctx)
 
 
 def _stock_records(case: Case) -> list[Any]:

@@ -29,7 +29,7 @@ from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.tensors import Arrays, RawTensor
 from federation.model.documents import Document
 from strategies.coded import Coded
-from strategies.merge import merge
+from strategies.merge import merge_by
 from strategies.rule import Ctx
 from strategies.rules.fedit import FEDIT
 from strategies.screen import Accepted
@@ -144,7 +144,7 @@ class Bench:
             for update in updates
         ]
         ctx = Ctx(round=night + 1, rank=self.spec.rank, rng=np.random.default_rng(night))
-        return merge(updates, weights_for(accepted), current, self.spec, FEDIT.reduce, ctx)
+        return merge_by(FEDIT, updates, weights_for(accepted), current, self.spec, ctx).adapter
 
 
 def measure(seeds: int, rows: int, say: Say) -> Section:

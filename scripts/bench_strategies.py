@@ -35,9 +35,9 @@ from federation.adapter.tensors import Arrays
 from strategies.catalogue import RULES
 from strategies.coded import Coded
 from strategies.gram import gram
-from strategies.merge import merge_all
+from strategies.merge import merge_by
 from strategies.pairs import ClientPair, Pair
-from strategies.rule import Ctx
+from strategies.rule import Ctx, Rule
 from strategies.rules.flexlora import flexlora
 from strategies.weighers import WEIGHERS
 
@@ -188,10 +188,10 @@ def _rules(
 ) -> dict[str, Callable[[], Any]]:
     weights = np.full(len(updates), 1.0 / len(updates))
 
-    def side(reduce: Any) -> Callable[[], Any]:  # noqa: ANN401 - a Reducer
-        return lambda: merge_all(updates, weights, current, spec, reduce, _context(spec.rank))
+    def side(rule: Rule) -> Callable[[], Any]:
+        return lambda: merge_by(rule, updates, weights, current, spec, _context(spec.rank))
 
-    return {f"ours, {rule.name}": side(rule.reduce) for rule in RULES}
+    return {f"ours, {rule.name}": side(rule) for rule in RULES}
 
 
 def _stock(updates: list[Bf16Update], current: Arrays) -> dict[str, Callable[[], Any]]:
@@ -229,10 +229,13 @@ def _reply(content: Any) -> Any:  # noqa: ANN401 - as much of a Message as Flowe
 
 def _update(spec: AdapterSpec, index: int) -> Bf16Update:
     rng = np.random.default_rng(index)
-    tensors = {}
-    for name, shape in spec.shapes.items():
-        bits = to_bf16(rng.normal(0, 1e-3, shape).astype(np.float32))
-        tensors[name] = Coded.of(bits, None, rank_axis(name))
+    total = sum(rows * columns for rows, columns in spec.shapes.values())
+    # tensors lie one after another, as in a package
+    whole = Coded.of(to_bf16(rng.normal(0, 1e-3, (1, total)).astype(np.float32)))
+    tensors, begin = {}, 0
+    for name, shape in sorted(spec.shapes.items()):
+        tensors[name] = whole._replace(shape=shape, begin=begin, rank_axis=rank_axis(name))
+        begin += 2 * shape[0] * shape[1]
     return Bf16Update(f"{index:064x}", tensors)
 
 

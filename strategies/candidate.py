@@ -18,7 +18,7 @@ from strategies.books import Bases, Memory
 from strategies.catalogue import find
 from strategies.central_noise import SHARE, Noise, Privacy, private_weights
 from strategies.gram import gram
-from strategies.merge import Merged, merge_all
+from strategies.merge import Merged, merge_by
 from strategies.optimiser import State, find_optimiser, take_step
 from strategies.pairs import Update
 from strategies.policy import RoundPolicy
@@ -159,8 +159,8 @@ def _merged(policy: RoundPolicy, updates: Sequence[Update], weights: F64, place:
     number = place.version + 1
     rng = np.random.default_rng((policy.seed, number))
     context = Ctx(round=number, rank=place.spec.rank, rng=rng)
-    reduce = find(policy.strategy).reduce
-    return merge_all(updates, weights, place.current, place.spec, reduce, context)
+    rule = find(policy.strategy)
+    return merge_by(rule, updates, weights, place.current, place.spec, context)
 
 
 def _memory(place: Place, what: str) -> Memory:

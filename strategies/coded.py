@@ -23,6 +23,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 Kind: TypeAlias = Literal["float32", "int8", "uint16"]
+Source: TypeAlias = Callable[[memoryview, int], None]
 
 # Values of one block, and values of all updates in it that are decoded together: the best of the
 # sizes tried by scripts/bench_merge.py; 2^19 values are 2 MiB of f32.
@@ -46,26 +47,29 @@ class Coded(NamedTuple):
     Attributes:
         kind: "float32", "uint16" (bf16 bits) or "int8" (steps), little-endian.
         shape: (rows, columns).
-        read: fills a 1-D buffer with the stored bytes from the given byte on.
+        source: fills a buffer with bytes of the update from the given one on.
+        begin: the tensor's first byte.
         steps: int8 only: the size of a step per rank row, f32 (r,).
         rank_axis: the axis of length r: 0 in A, 1 in B.
     """
 
     kind: Kind
     shape: tuple[int, ...]
-    read: Callable[[Bytes, int], None]
+    source: Source
+    begin: int = 0
     steps: F32 | None = None
     rank_axis: int = 0
 
     @classmethod
     def of(cls, raw: RawTensor, steps: F32 | None = None, rank_axis: int = 0) -> Coded:
         """Wrap an array in memory: f32 values, uint16 holding bf16 bits, or int8 steps."""
-        stored = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
+        # slices of a memoryview cost a fifth of those of an array, and a merge takes thousands
+        stored = np.ascontiguousarray(raw).reshape(-1).view(np.uint8).data
 
-        def read(buffer: Bytes, begin: int) -> None:
-            buffer[:] = stored[begin : begin + buffer.size]
+        def read(buffer: memoryview, begin: int) -> None:
+            buffer[:] = stored[begin : begin + len(buffer)]
 
-        return cls(_KINDS[raw.dtype], raw.shape, read, steps, rank_axis)
+        return cls(_KINDS[raw.dtype], raw.shape, read, 0, steps, rank_axis)
 
     def over(self, shape: tuple[int, ...]) -> Coded:
         """Return itself; `NOTHING` becomes a change of `shape` that is zero everywhere."""
@@ -74,7 +78,7 @@ class Coded(NamedTuple):
     def decode(self) -> F32:
         """Return the values as a new f32 array of the same shape."""
         stored = np.empty(self.shape, np.dtype(self.kind))
-        self.read(stored.reshape(-1).view(np.uint8), 0)
+        self.source(stored.reshape(-1).view(np.uint8).data, self.begin)
         if self.kind == "float32":
             return stored
         if self.kind == "uint16":
@@ -96,21 +100,59 @@ def decode_all(terms: Sequence[Coded], factor: np.float32, out: npt.NDArray[Any]
     """
     for first in range(0, len(terms), TOGETHER):
         some, part = terms[first : first + TOGETHER], out[first : first + TOGETHER]
-        if all(term.kind == "uint16" and term.shape == part.shape[1:] for term in some):
-            _decode_halves(some, factor, part.reshape(len(some), -1))
+        if _are_halves(some, part.shape[1:]):
+            flat = part.reshape(len(some), -1)
+            _widen(_stored_halves(some, flat.shape[1]), factor, flat)
         else:
             for term, values in zip(some, part, strict=True):
                 _decode_one(term, factor, values)
 
 
-def _decode_halves(terms: Sequence[Coded], factor: np.float32, out: npt.NDArray[Any]) -> None:
-    """bf16 of several terms at once: for one alone, the calls take longer than the work."""
-    stored = np.empty(out.shape, np.uint16)
-    for term, row in zip(terms, stored.view(np.uint8), strict=True):
-        term.read(row, 0)
-    wide = stored.astype(np.uint32)
-    np.left_shift(wide, _HALF_BITS, out=wide)
-    np.multiply(wide.view(np.float32), factor, out=out, dtype=out.dtype)
+def decode_across(terms: Sequence[Coded], factor: np.float32, out: npt.NDArray[Any]) -> None:
+    """As `decode_all`, with the terms side by side: `out[:, i]` becomes the values of term i.
+
+    Args:
+        terms: each of the shape of `out[:, i]`, or its leading rows and columns.
+        factor: finite.
+        out: (rows, terms, columns), f32 or f64; all terms of one row lie together; overwritten.
+    """
+    rows, count, columns = out.shape
+    if not _are_halves(terms, (rows, columns)):
+        loose = np.empty((count, rows, columns), out.dtype)
+        decode_all(terms, factor, loose)
+        np.copyto(out, loose.swapaxes(0, 1))
+        return
+    # moved while they are short, and a row's numbers of one term as one item: numpy would move
+    # them one by one
+    stored = _stored_halves(terms, rows * columns)
+    item = np.dtype((np.void, stored.itemsize * columns))
+    aside = np.empty((rows, count, columns), stored.dtype)
+    np.copyto(aside.view(item)[..., 0], stored.view(item).T)
+    height = max(1, TOGETHER * BLOCK // 4 // (count * columns))
+    for first in range(0, rows, height):
+        _widen(aside[first : first + height], factor, out[first : first + height])
+
+
+def _are_halves(terms: Sequence[Coded], shape: tuple[int, ...]) -> bool:
+    return all(term.kind == "uint16" and term.shape == shape for term in terms)
+
+
+def _stored_halves(terms: Sequence[Coded], size: int) -> npt.NDArray[np.uint16]:
+    """Bits of bf16 as they are stored: (terms, size), rows apart as `GAP_BYTES` says."""
+    used = 2 * size
+    stride = used + GAP_BYTES
+    stored = np.empty(len(terms) * stride, np.uint8)
+    place = stored.data
+    for term, row in zip(terms, range(0, stored.size, stride), strict=True):
+        term.source(place[row : row + used], term.begin)
+    return stored.view(np.uint16).reshape(len(terms), -1)[:, :size]
+
+
+def _widen(stored: npt.NDArray[np.uint16], factor: np.float32, out: npt.NDArray[Any]) -> None:
+    """Set `out` to `factor` times bf16 values, of which the bits are given."""
+    bits = stored.astype(np.uint32)
+    np.left_shift(bits, _HALF_BITS, out=bits)
+    np.multiply(bits.view(np.float32), factor, out=out, dtype=out.dtype)
 
 
 def _decode_one(term: Coded, factor: np.float32, out: npt.NDArray[Any]) -> None:
@@ -122,13 +164,46 @@ def _decode_one(term: Coded, factor: np.float32, out: npt.NDArray[Any]) -> None:
     np.multiply(term.decode(), factor, out=out, dtype=out.dtype)
 
 
-def _zeros(buffer: Bytes, begin: int) -> None:
+def _zeros(buffer: memoryview, begin: int) -> None:
     del begin
-    buffer[:] = 0
+    buffer[:] = bytes(len(buffer))
 
 
 NOTHING = Coded("float32", (), _zeros)
 """A tensor that an update does not hold, since it leaves it as it is."""
+
+
+def in_a_line(terms: Sequence[Coded], shapes: Sequence[tuple[int, ...]]) -> Coded | None:
+    """Return tensors of one update as one tensor of a single row; None where they are not alike.
+
+    Alike are those of one kind, without steps, and of their `shapes`. What lies together in the
+    update is read together.
+    """
+    kind = terms[0].kind
+    item, parts, last, end = _ITEM_BYTES[kind], [], None, -1
+    for term, shape in zip(terms, shapes, strict=True):
+        if term.kind != kind or term.steps is not None or term.shape != shape:
+            return None
+        size = math.prod(shape) * item
+        if term.source is last and term.begin == end:
+            parts[-1] = (last, parts[-1][1], parts[-1][2] + size)
+        else:
+            parts.append((term.source, term.begin, size))
+        last, end = term.source, term.begin + size
+    total = sum(size for _source, _begin, size in parts)
+    if len(parts) == 1:
+        return Coded(kind, (1, total // item), parts[0][0], parts[0][1])
+
+    def read(buffer: memoryview, begin: int) -> None:
+        filled = 0
+        for source, first, size in parts:
+            skipped = min(begin, size)
+            used = min(size - skipped, len(buffer) - filled)
+            if used:
+                source(buffer[filled : filled + used], first + skipped)
+            begin, filled = begin - skipped, filled + used
+
+    return Coded(kind, (1, total // item), read)
 
 
 def moved(start: F32, terms: Sequence[Coded], weights: F64) -> F32:
@@ -151,12 +226,13 @@ def moved(start: F32, terms: Sequence[Coded], weights: F64) -> F32:
     """
     if len(terms) != len(weights):
         raise ValueError(f"{len(terms)} terms and {len(weights)} weights")
-    odd = next((term.shape for term in terms if term.shape != start.shape), None)
-    if odd is not None:
-        raise ValueError(f"a change of shape {odd} for a factor of {start.shape}")
-    out = np.empty(start.shape, np.float32)
+    shape = start.shape
+    odd = [term.shape for term in terms if term.shape != shape]
+    if odd:
+        raise ValueError(f"a change of shape {odd[0]} for a factor of {shape}")
+    out = np.empty(shape, np.float32)
     source, target = np.ascontiguousarray(start).reshape(-1), out.reshape(-1)
-    blocks = _Blocks(terms, weights, _width(start.shape))
+    blocks = _Blocks(terms, weights, _width(shape))
     with np.errstate(over="ignore", invalid="ignore"):  # hostile values: the gate sees the result
         for begin in range(0, target.size, blocks.width):
             end = min(begin + blocks.width, target.size)
@@ -177,40 +253,41 @@ class _Blocks:
         item = max((_ITEM_BYTES[group.terms[0].kind] for group in groups), default=1)
         self._bytes = np.empty(most * (width * item + GAP_BYTES), np.uint8)
         self._values = np.empty(most * width, np.float32)
-        self._total, self._part = np.empty(width), np.empty(width)
+        self._sums = np.empty(width)
 
     def add(self, source: F32, target: F32, begin: int) -> None:
         """Set `target` to `source` plus the sum of all terms from value `begin` on."""
-        size = source.size
-        total, part = self._total[:size], self._part[:size]
-        total[:] = source
-        for group in self._flat:
-            group.weigh(group.read(self._bytes, begin, size), begin, part)
-            total += part
+        total: F32 | F64 = source
+        if self._flat:
+            total, part = source.astype(np.float64), self._sums[: source.size]
+            for group in self._flat:
+                group.weigh(group.read(self._bytes, begin, source.size), begin, part)
+                total += part
         if self._halves:
-            self._add_halves(total, begin)
-        target[:] = total
+            self._add_halves(total, target, begin)
+        else:
+            target[:] = total
 
-    def _add_halves(self, total: F64, begin: int) -> None:
-        """Add bf16 terms: two bf16 values side by side are one 32-bit word.
+    def _add_halves(self, total: F32 | F64, target: F32, begin: int) -> None:
+        """Set `target` to `total` plus the bf16 terms: two bf16 side by side are one 32-bit word.
 
         Shifted or masked, the word is the f32 of its low or its high value: all words of a block
         at once, in two operations on whole registers.
         """
         size = total.size
         padded = size + size % 2
-        sums = self._part[:padded].reshape(2, -1)
-        sums[0], sums[1, : size // 2] = total[0::2], total[1::2]
+        low, high = self._sums[:padded].reshape(2, -1)
         one = np.empty(padded // 2)
+        low[:], high[: size // 2] = total[0::2], total[1::2]
         for group in self._halves:
             words = group.read(self._bytes, begin, size).view(np.uint32)
             bits = self._values[: words.size].view(np.uint32).reshape(words.shape)
-            np.left_shift(words, _HALF_BITS, out=bits)
             values = bits.view(np.float32)
-            sums[0] += np.einsum("i,ij->j", group.weights, values, out=one, dtype=np.float64)
+            np.left_shift(words, _HALF_BITS, out=bits)
+            low += np.einsum("i,ij->j", group.weights, values, out=one, dtype=np.float64)
             np.bitwise_and(words, _HIGH_HALF, out=bits)
-            sums[1] += np.einsum("i,ij->j", group.weights, values, out=one, dtype=np.float64)
-        total[0::2], total[1::2] = sums[0], sums[1, : size // 2]
+            high += np.einsum("i,ij->j", group.weights, values, out=one, dtype=np.float64)
+        target[0::2], target[1::2] = low, high[: size // 2]
 
 
 @dataclass(frozen=True)
@@ -231,9 +308,11 @@ class _Group:
         length = (size + size % 2 if kind == "uint16" else size) * item
         stride = length + (GAP_BYTES if kind == "int8" else 0)
         rows = buffer[: len(self.terms) * stride].reshape(-1, stride)[:, :length]
-        rows[:, size * item :] = 0
-        for term, row in zip(self.terms, rows, strict=True):
-            term.read(row[: size * item], begin * item)
+        if size * item < length:
+            rows[:, size * item :] = 0
+        place, used, first = buffer.data, size * item, begin * item
+        for term, row in zip(self.terms, range(0, len(self.terms) * stride, stride), strict=True):
+            term.source(place[row : row + used], term.begin + first)
         return rows.view(kind)
 
     def weigh(self, stored: npt.NDArray[Any], begin: int, out: F64) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from federation.adapter.format import A as A_SUFFIX
 from federation.adapter.format import AdapterSpec
 from federation.adapter.format import B as B_SUFFIX
-from strategies.coded import decode_all
+from strategies.coded import decode_across, decode_all
 from strategies.pairs import F32, F64, Pair, Update, pair_of
 
 TILE = 64  # clients
@@ -93,28 +93,26 @@ class _Side:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
-        self._held: dict[tuple[int, ...], tuple[Real, Real, Real]] = {}
+        self._held: dict[tuple[int, ...], tuple[Real, Real]] = {}
 
     def stack(
         self, updates: Sequence[Update], pair: Pair, module: str, factor: np.float32
     ) -> _Stack:
         """Return the stack of some clients; valid until the next one is made."""
         (rank, d_in), d_out = pair.A.shape, len(pair.B)
-        x, loose, y = self._arrays(1 + len(updates), d_out, rank, d_in)
-        for name, start, stacked in ((B_SUFFIX, pair.B, loose), (A_SUFFIX, pair.A, y)):
-            np.multiply(start, factor, out=stacked[0], dtype=self._dtype)
-            decode_all([each.coded(module + name) for each in updates], factor, stacked[1:])
-        # r numbers as one item: numpy would move them one by one
-        item = np.dtype((np.void, rank * self._dtype.itemsize))
-        np.copyto(x.view(item)[..., 0], loose.view(item)[..., 0].T)
+        x, y = self._arrays(1 + len(updates), d_out, rank, d_in)
+        name_a, name_b = module + A_SUFFIX, module + B_SUFFIX
+        np.multiply(pair.B, factor, out=x[:, 0], dtype=self._dtype)
+        np.multiply(pair.A, factor, out=y[0], dtype=self._dtype)
+        decode_across([each.coded(name_b) for each in updates], factor, x[:, 1:])
+        decode_all([each.coded(name_a) for each in updates], factor, y[1:])
         return _Stack(x.reshape(d_out, -1), y.reshape(-1, d_in))
 
-    def _arrays(self, count: int, d_out: int, rank: int, d_in: int) -> tuple[Real, Real, Real]:
+    def _arrays(self, count: int, d_out: int, rank: int, d_in: int) -> tuple[Real, Real]:
         key = (count, d_out, rank, d_in)
         if key not in self._held:
             self._held[key] = (
                 np.empty((d_out, count, rank), self._dtype),
-                np.empty((count, d_out, rank), self._dtype),
                 np.empty((count, rank, d_in), self._dtype),
             )
         return self._held[key]
@@ -146,9 +144,8 @@ def _half(of_x: Real, of_y: Real, rank: int) -> F64:
         each[:rank, rank:] + np.tile(each[:rank, :rank], columns) / 2 for each in (of_y, of_x)
     )
     p, q = p.reshape(rows, rank, -1), q.reshape(rows, rank, -1)
-    terms = p / 2
-    terms += by_q
-    sums = np.einsum("iak,iak->ik", q, terms) + np.einsum("iak,ak->ik", p, by_p)
+    sums = np.einsum("iak,iak->ik", p, q) / 2
+    sums += np.einsum("iak,ak->ik", p, by_p) + np.einsum("iak,ak->ik", q, by_q)
     found: F64 = sums.reshape(rows, columns, rank).sum(axis=2, dtype=np.float64)
     u = of_x[:rank, rank:].reshape(rank, columns, rank).swapaxes(0, 1)
     v = of_y[rank:, :rank]

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from federation.adapter.format import A, AdapterSpec, B
 from federation.adapter.tensors import Arrays
-from strategies.pairs import ClientPair, Update, client_pair, pair_of
-from strategies.rule import Ctx, Reducer
+from strategies.average import average
+from strategies.pairs import Update, client_pairs, pair_of
+from strategies.rule import Ctx, Reducer, Rule
 
 F64 = npt.NDArray[np.float64]
 
@@ -49,6 +50,21 @@ class Merged:
 
     adapter: Arrays
     base: Arrays
+
+
+def merge_by(
+    rule: Rule,
+    updates: Sequence[Update],
+    weights: F64,
+    current: Mapping[str, npt.NDArray[np.float32]],
+    spec: AdapterSpec,
+    ctx: Ctx,
+) -> Merged:
+    """As `merge_all`, by the shortest way for the rule."""
+    if not rule.traits.averages:
+        return merge_all(updates, weights, current, spec, rule.reduce, ctx)
+    ordered, shares = _in_order(updates, weights)
+    return Merged(average(ordered, shares, current, spec, rule.traits.sends(ctx.round)), {})
 
 
 def merge_all(
@@ -89,8 +105,7 @@ def merge_all(
     base: Arrays = {}
     for module in spec.modules():
         previous = pair_of(current, spec, module)
-        pairs: list[ClientPair] = [client_pair(update, previous, module) for update in ordered]
-        out = reduce(pairs, shares, previous, ctx)
+        out = reduce(client_pairs(ordered, previous, module), shares, previous, ctx)
         if out.base is not None:
             base[module + A] = out.base.A
             base[module + B] = out.base.B * np.float32(out.base.scale)

@@ -125,12 +125,23 @@ def client_pair(update: Update, current: Pair, module: str) -> ClientPair:
 
     A client of a lower rank was sent the leading rows: on top of those.
     """
-    delta_a, delta_b = update.coded(module + A_SUFFIX), update.coded(module + B_SUFFIX)
-    if delta_a.shape == current.A.shape and delta_b.shape == current.B.shape:
-        return ClientPair(current, delta_a, delta_b)
-    rank = (delta_a.shape or delta_b.shape[::-1] or current.A.shape)[0]
-    start = leading_rows(current, rank)
-    return ClientPair(start, delta_a.over(start.A.shape), delta_b.over(start.B.shape))
+    return client_pairs([update], current, module)[0]
+
+
+def client_pairs(updates: Sequence[Update], current: Pair, module: str) -> list[ClientPair]:
+    """As `client_pair`, of several updates."""
+    a, b = module + A_SUFFIX, module + B_SUFFIX
+    shapes = current.A.shape, current.B.shape  # numpy makes a tuple at each access
+    found = []
+    for update in updates:
+        delta_a, delta_b = update.coded(a), update.coded(b)
+        start = current
+        if (delta_a.shape, delta_b.shape) != shapes:
+            rank = (delta_a.shape or delta_b.shape[::-1] or shapes[0])[0]
+            start = leading_rows(current, rank)
+            delta_a, delta_b = delta_a.over(start.A.shape), delta_b.over(start.B.shape)
+        found.append(ClientPair(start, delta_a, delta_b))
+    return found
 
 
 def leading_rows(pair: Pair, rank: int) -> Pair:

@@ -33,6 +33,8 @@ class Traits:
         refactorises: the next pair has new coordinates; factor momentum means nothing.
         trains: round -> the factors clients train in it, a subset of {"A", "B"}.
         keeps: factors that clients train and never send: each node has a model of its own.
+        averages: the next factors are the last ones, those it sends moved by the weighted mean of
+            their changes: a merge takes many tensors at once then, and never calls `reduce`.
     """
 
     exact: bool = False
@@ -44,6 +46,7 @@ class Traits:
     refactorises: bool = False
     trains: Callable[[int], frozenset[str]] = _both
     keeps: frozenset[str] = frozenset()
+    averages: bool = False
 
     def sends(self, number: int) -> frozenset[str]:
         """Return the factors that an update may change in round `number`."""

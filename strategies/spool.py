@@ -15,7 +15,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ from federation.adapter.package import Package, open_package
 from federation.adapter.parts import endings
 from federation.adapter.tensors import TensorFile
 from federation.errors import FormatError, RoundError
-from strategies.coded import NOTHING, Coded, Kind
+from strategies.coded import NOTHING, Coded, Kind, Source
 
 _PACKAGE = re.compile(r"([0-9a-f]{64})\.zip")
 _ARRIVAL = re.compile(r"([0-9a-f]{64})\.json")
@@ -69,6 +69,7 @@ class SpoolEntry:
 
 class _Stored(NamedTuple):
     tensors: TensorFile
+    source: Source
     begin: int
     dtype: str
     kind: Kind
@@ -139,8 +140,8 @@ class SpooledUpdate:
         place = stored.tensors.place(name)
         if place.dtype != stored.dtype:
             raise FormatError(f"tensor {name} is {place.dtype}, expected {stored.dtype}")
-        read = partial(self._read, stored.begin + place.begin)
-        return Coded(stored.kind, place.shape, read, stored.steps.get(name), rank_axis(name))
+        begin, steps = stored.begin + place.begin, stored.steps.get(name)
+        return Coded(stored.kind, place.shape, stored.source, begin, steps, rank_axis(name))
 
     def delta(self, name: str) -> npt.NDArray[np.float32]:
         """Tensor `name` of the delta, decoded to a new f32 array."""
@@ -150,8 +151,8 @@ class SpooledUpdate:
         """Give mapped pages back to the system; they are read again when needed."""
         _release(self.package)
 
-    def _read(self, position: int, buffer: npt.NDArray[np.uint8], begin: int) -> None:
-        if self._file(buffer.data, position + begin) != buffer.size:
+    def _read(self, buffer: memoryview, position: int) -> None:
+        if self._file(buffer, position) != buffer.nbytes:
             raise FormatError(f"the package {self.sha256[:12]} was cut short on disk")
 
     @cached_property
@@ -175,6 +176,7 @@ class SpooledUpdate:
         package, coding = self.package, self.manifest.coding
         return _Stored(
             package.tensors,
+            self._read,
             package.members[0].offset + package.tensors.start,
             STORED[coding],
             "int8" if coding == "int8" else "uint16",
@@ -193,7 +195,7 @@ class SpooledUpdate:
             raise FormatError("the scales are not as many as the tensors")
         steps = np.empty(shape, np.float32)
         begin = self.package.members[0].offset + tensors.position(SCALES)
-        self._read(begin, steps.reshape(-1).view(np.uint8), 0)
+        self._read(steps.reshape(-1).view(np.uint8).data, begin)
         return dict(zip(names, steps, strict=True))
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from federation.adapter.format import A, AdapterSpec, B
 from strategies.lowrank import with_rest
 from strategies.merge import Merged
-from strategies.pairs import Factors, Pair, Update, client_pair, pair_of
+from strategies.pairs import Factors, Pair, Update, client_pairs, pair_of
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ def lost(
     missed = moved = 0.0
     for module in spec.modules():
         previous = pair_of(current, spec, module)
-        pairs = [client_pair(update, previous, module) for update in updates]
+        pairs = client_pairs(updates, previous, module)
         everyone, shares = with_rest(pairs, weights, previous)
         terms = [_Term(pair, share, share) for pair, share in zip(everyone, shares, strict=True)]
         terms += [_Term(pair_of(merged.adapter, spec, module), -1.0, 0.0)]

@@ -27,4 +27,6 @@ def fedit(
     return Out(Pair(a, b, previous.scale))
 
 
-FEDIT = Rule("fedit", fedit, Traits(linear=True), "FedAvg of A and of B, each by itself")
+FEDIT = Rule(
+    "fedit", fedit, Traits(linear=True, averages=True), "FedAvg of A and of B, each by itself"
+)

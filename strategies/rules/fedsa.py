@@ -27,5 +27,8 @@ def fedsa(
 
 
 FEDSA = Rule(
-    "fedsa", fedsa, Traits(linear=True, keeps=frozenset("B")), "FedAvg of A; each B stays at home"
+    "fedsa",
+    fedsa,
+    Traits(linear=True, keeps=frozenset("B"), averages=True),
+    "FedAvg of A; each B stays at home",
 )

@@ -29,6 +29,6 @@ def ffa(
 FFA = Rule(
     "ffa",
     ffa,
-    Traits(exact=True, linear=True, trains=lambda _: frozenset("B")),
+    Traits(exact=True, linear=True, trains=lambda _: frozenset("B"), averages=True),
     "A frozen, FedAvg of B",
 )

@@ -35,6 +35,5 @@ def rolora(
     return Out(Pair(a, b, previous.scale))
 
 
-ROLORA = Rule(
-    "rolora", rolora, Traits(exact=True, linear=True, trains=phase), "FedAvg of B and A in turn"
-)
+_TRAITS = Traits(exact=True, linear=True, trains=phase, averages=True)
+ROLORA = Rule("rolora", rolora, _TRAITS, "FedAvg of B and A in turn")

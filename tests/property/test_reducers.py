@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from federation.adapter.format import A, AdapterSpec, B
 from federation.adapter.tensors import Arrays
 from strategies.catalogue import RULES, all_rules
-from strategies.merge import Merged, merge_all
+from strategies.merge import Merged, merge_all, merge_by
 from strategies.pairs import to_adapter
 from strategies.rule import Rule
 from tests.adapter_samples import make_spec, random_arrays
@@ -76,7 +76,7 @@ class Case:
 
     def merge_updates(self, updates: list[Any], weights: np.ndarray) -> Merged:
         context = make_context(self.spec)
-        return merge_all(updates, weights, self.current, self.spec, self.rule.reduce, context)
+        return merge_by(self.rule, updates, weights, self.current, self.spec, context)
 
     def change(self, merged: Merged | Arrays) -> np.ndarray:
         """The change of dW of all modules, base included, as one f64 vector."""
@@ -261,6 +261,21 @@ def test_16_a_clipped_client_moves_by_its_share(rule: Rule, seed: int, clip: flo
         limit = (1e-6 if rule.traits.exact else 2e-2) * np.linalg.norm(clip * whole)
         rounded = 2**-24 * np.linalg.norm(before)  # f32 rounds a factor, however small its change
         assert np.linalg.norm(clipped - clip * whole) < limit + rounded
+
+
+@only("averages")
+@given(seed=SEEDS)
+@QUICK
+def test_an_averaging_rule_does_what_it_would_do_module_by_module(rule: Rule, seed: int) -> None:
+    case = Case(seed, rule)
+    updates = [MemoryUpdate(f"{i:064x}", delta) for i, delta in enumerate(case.deltas)]
+    context = make_context(case.spec)
+    expected = merge_all(
+        updates, case.weights, case.current, case.spec, rule.reduce, context
+    ).adapter
+    found = case.merge_updates(updates, case.weights).adapter
+    for name in case.spec.shapes:
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 @only("linear")

@@ -1,0 +1,81 @@
+"""Factors moved by the weighted mean of their changes, for rules that do no more than that.
+
+Such a rule looks at one number of each update at a time, so tensors need not be taken one by one:
+of many small ones, what is done around a sum takes longer than the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from federation.adapter.format import A, AdapterSpec, B
+from federation.adapter.tensors import Arrays
+from strategies.coded import Coded, in_a_line, moved
+from strategies.pairs import F32, F64, Update
+
+VALUES = 2**18  # of one update, summed together: the best of the sizes tried
+
+
+def average(
+    updates: Sequence[Update],
+    weights: F64,
+    current: Mapping[str, F32],
+    spec: AdapterSpec,
+    factors: frozenset[str],
+) -> Arrays:
+    """Return current + sum_i weights_i * change_i for the tensors of `factors`, else current.
+
+    Args:
+        updates: in the order of the sum; each tensor of each is asked for once.
+        weights: one per update, finite.
+        current: f32; not modified.
+        spec: names and shapes.
+        factors: a subset of {"A", "B"}.
+
+    Returns:
+        f32 arrays with the names of the spec, sorted.
+
+    Raises:
+        ValueError: a change of another shape than its tensor.
+    """
+    wanted = tuple(ending for factor, ending in (("A", A), ("B", B)) if factor in factors)
+    merged = {name: current[name] for name in sorted(spec.shapes)}
+    for names in _batches([name for name in merged if name.endswith(wanted)], spec):
+        starts = [current[name] for name in names]
+        changes = [[update.coded(name) for name in names] for update in updates]
+        merged |= dict(zip(names, _moved(starts, changes, weights), strict=True))
+    return merged
+
+
+def _batches(names: Sequence[str], spec: AdapterSpec) -> Iterator[list[str]]:
+    """Neighbours in a package, together no more than `VALUES` unless one alone is."""
+    batch: list[str] = []
+    total = 0
+    for name in names:
+        size = math.prod(spec.shapes[name])
+        if batch and total + size > VALUES:
+            yield batch
+            batch, total = [], 0
+        batch.append(name)
+        total += size
+    if batch:
+        yield batch
+
+
+def _moved(starts: Sequence[F32], changes: Sequence[Sequence[Coded]], weights: F64) -> list[F32]:
+    """As `moved`, of several tensors; `changes` by update."""
+    shapes = [start.shape for start in starts]
+    lines = [in_a_line(terms, shapes) for terms in changes]
+    whole = [line for line in lines if line is not None]
+    if len(whole) < len(lines):
+        return [
+            moved(start, [terms[index].over(start.shape) for terms in changes], weights)
+            for index, start in enumerate(starts)
+        ]
+    flat = moved(np.concatenate([start.reshape(1, -1) for start in starts], 1), whole, weights)
+    ends = np.cumsum([start.size for start in starts])[:-1]
+    parts = np.split(flat[0], ends)
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
