@@ -15,6 +15,7 @@ from federation.errors import FormatError
 from rag.documents import Document
 
 FORMAT = 1
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make one each time
 SUMMARY_LENGTH = 300
 
 
@@ -50,7 +51,7 @@ def to_line(entry: Document | Removal) -> str:
         "licence": entry.licence,
         "train": entry.is_for_training,
     }
-    return json.dumps(row, ensure_ascii=False)
+    return _encode(row)
 
 
 def from_line(line: str) -> Document | Removal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
 from selectolax.lexbor import LexborHTMLParser
@@ -89,8 +90,10 @@ def visible(text: str) -> str:
 
 def _is_plain(lines: str) -> bool:
     """Whether `visible` would change none of the lines."""
-    if lines.isascii() and lines.replace("\n", "").isprintable():
-        return True
+    if lines.replace("\n", "").isprintable():
+        with suppress(UnicodeEncodeError):
+            lines.encode("cp1252")  # whatever of this can be printed is seen, and composed
+            return True
     return not _INVISIBLE.search(lines.replace("\n", " ")) and unicodedata.is_normalized(
         "NFC", lines
     )

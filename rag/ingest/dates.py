@@ -37,25 +37,59 @@ _NAMED = re.compile(
 _NAMED_FIRST = re.compile(r"\b([a-z]{3,10})\.?\s+(\d{1,2}),?\s+(?:de\s+)?(\d{4})\b")
 _ISO = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:\b|t)")
 _DAY_FIRST = re.compile(r"\b(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})\b")
+# The usual forms of RSS and of Atom; any other takes its time.
+_RSS = re.compile(
+    "(?:[A-Z][a-z][a-z], )?([0-9][0-9]?) (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) "
+    "([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) (?:GMT|UTC|Z|([+-])([0-9]{2})([0-9]{2}))"
+)
+_ATOM = re.compile(
+    "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}"
+    "(?:[.][0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-9]{2})"
+)
 _CLOCK = re.compile(r"(?<!\d)(\d{1,2})[:h](\d{2})(?::(\d{2}))?")
 _ZONE = re.compile(r"(?:\b(?:gmt|utc|z)\b|([+-])(\d{2}):?(\d{2}))\s*$")
 
 
-def read_date(parsed: time.struct_time | None, text: str, now: datetime) -> str:
+def usual_date(text: str) -> datetime | None:
+    """A date in the usual form of RSS or Atom, as feedparser reads it; None for any other."""
+    match = _RSS.fullmatch(text)
+    try:
+        if match is None:
+            return datetime.fromisoformat(text) if _ATOM.fullmatch(text) else None
+        day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
+        zone = UTC
+        if sign:
+            offset = timedelta(hours=int(hours), minutes=int(minutes))
+            zone = timezone(-offset if sign == "-" else offset)
+        return datetime(
+            int(year),
+            _MONTHS[month.lower()],
+            int(day),
+            int(hour),
+            int(minute),
+            int(second),
+            tzinfo=zone,
+        )
+    except ValueError:
+        return None
+
+
+def read_date(parsed: datetime | None, text: str, now: datetime) -> str:
     """ISO 8601 in UTC, or "" where there is no date that an entry could have.
 
     Args:
-        parsed: what the feed's parser made of it, UTC.
+        parsed: what the feed's parser made of it.
         text: as it stands in the feed.
         now: later dates are not believed.
     """
-    moment = _of_struct(parsed) or _of_text(text[:200])
+    moment = parsed or _of_text(text[:200])
     if moment is None or not EARLIEST <= moment <= now + AHEAD:
         return ""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _of_struct(parsed: time.struct_time | None) -> datetime | None:
+def of_struct(parsed: time.struct_time | None) -> datetime | None:
+    """A moment in UTC as feedparser gives it; None where there is no such time."""
     if parsed is None:
         return None
     try:

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import or_
 
 from rag.ingest.words import words_of
 
@@ -22,6 +23,8 @@ ALIKE = 0.85
 FEWEST_WORDS = 20
 _EMPTY = 1 << 63
 _PACKED = struct.Struct(f"<{BINS}I")
+_BANDS = struct.Struct(f"{ROWS * 4}s" * BANDS)
+_PLACES = [band << 32 for band in range(BANDS)]
 # Triples are hashed as Python hashes three numbers: fast, without a seed, and the same wherever
 # this number is. Sketches of another one cannot be compared.
 FORMAT = f"2-{hash((1, 2, 3)) & 0xFFFFFFFF:08x}"
@@ -51,12 +54,10 @@ def sketch_of_words(words: Sequence[bytes]) -> str:
 @lru_cache(maxsize=512)  # of a feed: looked up and then kept
 def bands(sketched: str) -> tuple[int, ...]:
     """Keys for the look-up: alike texts probably share one. None for an empty sketch."""
-    raw = base64.b64decode(sketched)
-    size = ROWS * 4
-    return tuple(
-        start // size << 32 | zlib.crc32(raw[start : start + size])
-        for start in range(0, len(raw), size)
-    )
+    if not sketched:
+        return ()
+    keys = map(zlib.crc32, _BANDS.unpack(base64.b64decode(sketched)))
+    return tuple(map(or_, _PLACES, keys))
 
 
 def likeness(one: str, other: str) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of a feed, or one text of a file.
 
     Attributes:
@@ -32,8 +31,7 @@ class Entry:
     sketch: str
 
 
-@dataclass(frozen=True)
-class FeedContent:
+class FeedContent(NamedTuple):
     """One feed, read.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 
 from rag.ingest.corpus import Corpus
@@ -73,7 +73,7 @@ def _of(text: str) -> FeedState:
 
 def save_state(corpus: Corpus, key: str, state: FeedState) -> None:
     """Keep it."""
-    values = (key, json.dumps(asdict(state), ensure_ascii=False))
+    values = (key, json.dumps(vars(state), ensure_ascii=False))
     corpus.db.execute("INSERT OR REPLACE INTO feeds VALUES (?, ?)", values)
 
 

@@ -174,9 +174,7 @@ def _row(row: dict[str, Any], now: datetime) -> Entry | None:
 
 
 def _keyed(entry: Entry, key: str) -> Entry:
-    from dataclasses import replace
-
-    return replace(entry, key=key[:200])
+    return entry._replace(key=key[:200])
 
 
 def _entry(title: str, text: str, tag: str, *, link: str = "", published: str = "") -> Entry:

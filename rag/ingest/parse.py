@@ -159,13 +159,12 @@ def _apart(entries: Iterable[Entry]) -> Iterable[Entry]:
     Some feeds write the same guid into all entries; each would otherwise be a change of the last.
     """
     from collections import Counter
-    from dataclasses import replace
 
     listed = list(entries)
     counts = Counter(entry.key for entry in listed)
     for entry in listed:
         if counts[entry.key] > 1 and entry.link:
-            yield replace(entry, key=f"{entry.key}\n{canonical_link(entry.link)}")
+            yield entry._replace(key=f"{entry.key}\n{canonical_link(entry.link)}")
         else:
             yield entry
 

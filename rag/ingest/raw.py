@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from feedparser.datetimes import _parse_date
 from feedparser.html import _cp1252
 from feedparser.urls import make_safe_absolute_uri
 
+from rag.ingest.dates import of_struct, usual_date
 from rag.ingest.expat import is_unused
 
 XHTML = "application/xhtml+xml"
@@ -57,12 +59,19 @@ def read_raw(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - feedparse
 
 
 @lru_cache(maxsize=256)
-def moment(text: str | None) -> time.struct_time | None:
-    """A date as feedparser reads it, UTC; None for no date."""
-    with suppress(*_DATE_FAULTS):
-        parsed: time.struct_time | None = _parse_date(text)
-        return parsed
-    return None
+def moment(date: str | time.struct_time | None) -> datetime | None:
+    """A date as feedparser reads it; None for no date.
+
+    Args:
+        date: as it stands in the feed, or what feedparser's parser of broken feeds made of it.
+    """
+    if not isinstance(date, str):
+        return of_struct(date)
+    usual = usual_date(date)
+    if usual is None:
+        with suppress(*_DATE_FAULTS):
+            return of_struct(_parse_date(date))
+    return usual
 
 
 class _Kind(NamedTuple):

@@ -137,4 +137,4 @@ class Reader:
 
 
 def _entries(answer: dict[str, Any]) -> tuple[Entry, ...]:
-    return tuple(Entry(**fields) for fields in answer["entries"])
+    return tuple(map(Entry._make, answer["entries"]))

@@ -86,11 +86,10 @@ def do(job: Mapping[str, Any], body: bytes) -> dict[str, Any]:
             from rag.ingest.parse import parse_feed
 
             options = {key: job[key] for key in ("url", "content_type", "tag", "max_items")}
-            content = parse_feed(body, now=now, **options)
-            return {**vars(content), "entries": [vars(entry) for entry in content.entries]}
+            return parse_feed(body, now=now, **options)._asdict()
         from rag.ingest.files import read_file
 
-        return {"entries": [vars(entry) for entry in read_file(body, job["name"], now)]}
+        return {"entries": read_file(body, job["name"], now)}
     except FormatError as err:
         return {"error": err.message, "hint": err.hint}
     except MemoryError:

@@ -62,13 +62,13 @@ def language_of_words(words: Sequence[bytes], tag: str = "") -> str:
     looked_at = words[:LOOKED_AT]
     ballot = "".join(map(_VOTERS.get, looked_at, repeat("")))
     votes = {code: ballot.count(letter) for code, letter in _LETTERS.items()}
-    first, second = sorted(votes, key=lambda code: -votes[code])[:2]
+    first = max(votes, key=votes.__getitem__)  # of a tie the one that is named first
+    most = votes[first]
     claimed = primary(tag[:LONGEST_TAG])
-    if claimed and votes[first] - votes.get(claimed, 0) <= CLOSE:
+    if claimed and most - votes.get(claimed, 0) <= CLOSE:
         return claimed
-    if _is_enough(votes[first], looked_at) and (
-        votes[first] > votes[second] or (first in OURS and not claimed)
-    ):
+    is_alone = list(votes.values()).count(most) == 1
+    if _is_enough(most, looked_at) and (is_alone or (first in OURS and not claimed)):
         return first
     return claimed
 

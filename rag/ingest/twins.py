@@ -62,6 +62,8 @@ def candidates_for(corpus: Corpus, entries: Collection[Entry], source: str) -> C
 
 def find_alike(entry: Entry, candidates: Candidates) -> str:
     """The id of the document that says nearly the same, most nearly of all; "" for none."""
+    if candidates.keys().isdisjoint(duplicates.bands(entry.sketch)):
+        return ""
     near = {pair for band in duplicates.bands(entry.sketch) for pair in candidates.get(band, ())}
     likest = max(
         ((duplicates.likeness(entry.sketch, sketch), name) for name, sketch in near),

@@ -143,7 +143,7 @@ def read_or_named(body: bytes, suffix: str) -> None:
         assert answer["error"]
         return
     for fields in answer["entries"]:
-        check(Entry(**fields))
+        check(Entry._make(fields))
 
 
 @quick
@@ -169,9 +169,16 @@ def test_any_text_as_a_link_a_date_a_topic_and_a_language(text: str) -> None:
 
 
 @quick
-@given(texts | st.text(st.characters(codec="ascii"), max_size=300))
-def test_words_are_the_same_in_ascii_and_beside_other_letters(text: str) -> None:
-    assert words_of(text) == [word for word in words_of(f"ñ {text}")[1:] if word]
+@given(texts | st.text(st.characters(codec="ascii")) | st.text(st.characters(codec="cp1252")))
+def test_words_are_the_same_whatever_letters_stand_beside_them(text: str) -> None:
+    assert words_of(text) == words_of(f"ñ {text}")[1:] == words_of(f"Ω {text}")[1:]
+
+
+@quick
+@given(st.text(st.characters(codec="cp1252")))
+def test_a_western_text_is_cleaned_like_any_other(text: str) -> None:
+    beside_others = paragraphs(f"Ω\n{text}").partition("\n")[2]
+    assert paragraphs(text) == beside_others.strip()
 
 
 @quick

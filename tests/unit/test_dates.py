@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rag.ingest.dates import read_date
+from rag.ingest.dates import of_struct, read_date, usual_date
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -41,10 +41,52 @@ def test_spanish_and_portuguese_dates_are_understood(text: str, expected: str) -
 
 def test_what_the_parser_read_goes_before_the_text() -> None:
     parsed = time.struct_time((2025, 8, 5, 10, 0, 0, 1, 217, 0))
-    assert read_date(parsed, "06/08/2025", NOW) == "2025-08-05T10:00:00+00:00"
+    assert read_date(of_struct(parsed), "06/08/2025", NOW) == "2025-08-05T10:00:00+00:00"
 
 
 def test_a_date_that_cannot_be_is_none() -> None:
     for year in (0, 1, 9999):
         parsed = time.struct_time((year, 1, 1, 0, 0, 0, 0, 1, 0))
-        assert read_date(parsed, "", NOW) == ""
+        assert read_date(of_struct(parsed), "", NOW) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tue, 05 Aug 2025 10:00:00 GMT",
+        "Tue, 5 Aug 2025 23:59:59 +0530",
+        "05 Aug 2025 00:00:00 -0330",
+        "Tue, 05 Aug 2025 10:00:00 Z",
+        "Tue, 05 Aug 2025 10:00:00 UTC",
+        "2025-08-05T10:00:00Z",
+        "2025-08-05T10:00:00.25Z",
+        "2025-08-05T10:00:00.123456-03:30",
+        "2025-12-31T23:59:59+05:45",
+    ],
+)
+def test_the_usual_forms_are_read_as_feedparser_reads_them(text: str) -> None:
+    from feedparser.datetimes import _parse_date
+
+    usual = usual_date(text)
+    assert usual is not None
+    assert usual.replace(microsecond=0) == of_struct(_parse_date(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tue, 05 Aug 2025 10:00:00 EST",
+        "Tue, 05 Aug 25 10:00:00 GMT",
+        "Tue, 32 Aug 2025 10:00:00 GMT",
+        "Tue, 05 Aug 2025 24:00:00 GMT",
+        "Tue, 05 Aug 2025 10:00:00 +9900",
+        "2025-08-05T10:00:60Z",
+        "2025-08-05T10:00:00",
+        "2025-13-05T10:00:00Z",
+        "٢٠٢٥-08-05T10:00:00Z",
+        "2025-08-05",
+        "",
+    ],
+)
+def test_any_other_form_is_left_to_feedparser(text: str) -> None:
+    assert usual_date(text) is None

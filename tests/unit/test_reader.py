@@ -16,6 +16,7 @@ import pytest
 
 from federation.errors import FormatError
 from rag.ingest import reading
+from rag.ingest.entries import Entry
 from rag.ingest.reader import Reader
 from tests.feed_samples import item, rss, twenty
 
@@ -135,9 +136,9 @@ def test_the_child_answers_each_job_with_one_line() -> None:
         (job, b"rubbish"),
         ({"kind": "file", "now": now, "name": "a.txt"}, "Ñandú".encode()),
     )
-    assert answers[0]["entries"][0]["title"] == "Item 1"
+    assert Entry._make(answers[0]["entries"][0]).title == "Item 1"
     assert "no feed" in answers[1]["error"]
-    assert answers[2]["entries"][0]["text"] == "Ñandú"
+    assert Entry._make(answers[2]["entries"][0]).text == "Ñandú"
 
 
 @pytest.mark.parametrize("err", [MemoryError(), RecursionError(), ValueError("x"), KeyError("y")])
