@@ -124,8 +124,10 @@ class Corpus:
         """
         self.db.execute("BEGIN IMMEDIATE")
         self._lines: list[str] = []
+        self._bands: list[tuple[int, int | None]] = []
         try:
             yield
+            self._keep_bands()
             if self._lines:
                 data = "".join(self._lines).encode("utf-8", "replace")
                 self._remember(_append(self.path, data))
@@ -226,11 +228,16 @@ class Corpus:
         values = (entry.revision, entry.sha256, entry.link, entry.is_for_training, sketch)
         marks = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         place = self.db.execute(marks, (*names, *values)).lastrowid
-        pairs = [(band, place) for band in duplicates.bands(sketch)]
-        self.db.executemany("INSERT INTO alike VALUES (?, ?)", pairs)
+        self._bands += [(band, place) for band in duplicates.bands(sketch)]
+
+    def _keep_bands(self) -> None:
+        """All of a batch at once and in their order: half of the time that one by one takes."""
+        self.db.executemany("INSERT INTO alike VALUES (?, ?)", sorted(self._bands))
+        self._bands = []
 
     def _leave_bands(self, name: str) -> None:
         """Forget the sketch of an earlier revision."""
+        self._keep_bands()
         query = "SELECT rowid, sketch FROM documents WHERE id = ?"
         place, sketch = self.db.execute(query, (name,)).fetchone() or (0, "")
         pairs = [(band, place) for band in duplicates.bands(sketch)]
