@@ -6,12 +6,12 @@ of many small ones, what is done around a sum takes longer than the sum.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from federation.adapter.format import A, AdapterSpec, B
+from federation.adapter.parts import batches
 from federation.adapter.tensors import Arrays
 from strategies.coded import Coded, in_a_line, moved
 from strategies.pairs import F32, F64, Update
@@ -43,26 +43,12 @@ def average(
     """
     wanted = tuple(ending for factor, ending in (("A", A), ("B", B)) if factor in factors)
     merged = {name: current[name] for name in sorted(spec.shapes)}
-    for names in _batches([name for name in merged if name.endswith(wanted)], spec):
+    moving = [name for name in merged if name.endswith(wanted)]
+    for names in batches(moving, spec.shapes, VALUES):
         starts = [current[name] for name in names]
         changes = [[update.coded(name) for name in names] for update in updates]
         merged |= dict(zip(names, _moved(starts, changes, weights), strict=True))
     return merged
-
-
-def _batches(names: Sequence[str], spec: AdapterSpec) -> Iterator[list[str]]:
-    """Neighbours in a package, together no more than `VALUES` unless one alone is."""
-    batch: list[str] = []
-    total = 0
-    for name in names:
-        size = math.prod(spec.shapes[name])
-        if batch and total + size > VALUES:
-            yield batch
-            batch, total = [], 0
-        batch.append(name)
-        total += size
-    if batch:
-        yield batch
 
 
 def _moved(starts: Sequence[F32], changes: Sequence[Sequence[Coded]], weights: F64) -> list[F32]:

@@ -9,9 +9,11 @@ BLAS: the bits of the result do not depend on the number of threads.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -63,13 +65,7 @@ class Coded(NamedTuple):
     @classmethod
     def of(cls, raw: RawTensor, steps: F32 | None = None, rank_axis: int = 0) -> Coded:
         """Wrap an array in memory: f32 values, uint16 holding bf16 bits, or int8 steps."""
-        # slices of a memoryview cost a fifth of those of an array, and a merge takes thousands
-        stored = np.ascontiguousarray(raw).reshape(-1).view(np.uint8).data
-
-        def read(buffer: memoryview, begin: int) -> None:
-            buffer[:] = stored[begin : begin + len(buffer)]
-
-        return cls(_KINDS[raw.dtype], raw.shape, read, 0, steps, rank_axis)
+        return cls(kind_of(raw), raw.shape, source_of([raw]), 0, steps, rank_axis)
 
     def over(self, shape: tuple[int, ...]) -> Coded:
         """Return itself; `NOTHING` becomes a change of `shape` that is zero everywhere."""
@@ -88,6 +84,23 @@ class Coded(NamedTuple):
         steps = cast("F32", self.steps)
         with np.errstate(over="ignore", invalid="ignore"):  # hostile sizes, as in `moved`
             return stored * (steps[:, None] if self.rank_axis == 0 else steps)
+
+
+def kind_of(raw: RawTensor) -> Kind:
+    """What the numbers of an array stand for."""
+    return _KINDS[raw.dtype]
+
+
+def source_of(tensors: Sequence[RawTensor]) -> Source:
+    """Where arrays in memory are read from, one after another; a single one is not copied."""
+    parts = [np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in tensors]
+    # slices of a memoryview cost a fifth of those of an array, and a merge takes thousands
+    stored = (parts[0] if len(parts) == 1 else np.concatenate(parts)).data
+
+    def read(buffer: memoryview, begin: int) -> None:
+        buffer[:] = stored[begin : begin + len(buffer)]
+
+    return read
 
 
 def decode_all(terms: Sequence[Coded], factor: np.float32, out: npt.NDArray[Any]) -> None:
@@ -190,20 +203,21 @@ def in_a_line(terms: Sequence[Coded], shapes: Sequence[tuple[int, ...]]) -> Code
         else:
             parts.append((term.source, term.begin, size))
         last, end = term.source, term.begin + size
-    total = sum(size for _source, _begin, size in parts)
     if len(parts) == 1:
-        return Coded(kind, (1, total // item), parts[0][0], parts[0][1])
+        return Coded(kind, (1, parts[0][2] // item), parts[0][0], parts[0][1])
+
+    ends = list(accumulate(size for _source, _begin, size in parts))
 
     def read(buffer: memoryview, begin: int) -> None:
-        filled = 0
-        for source, first, size in parts:
-            skipped = min(begin, size)
+        filled, place = 0, bisect_right(ends, begin)
+        while filled < len(buffer):
+            source, first, size = parts[place]
+            skipped = begin + filled - (ends[place] - size)
             used = min(size - skipped, len(buffer) - filled)
-            if used:
-                source(buffer[filled : filled + used], first + skipped)
-            begin, filled = begin - skipped, filled + used
+            source(buffer[filled : filled + used], first + skipped)
+            filled, place = filled + used, place + 1
 
-    return Coded(kind, (1, total // item), read)
+    return Coded(kind, (1, ends[-1] // item), read)
 
 
 def moved(start: F32, terms: Sequence[Coded], weights: F64) -> F32:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from federation.adapter.format import A, B
+from federation.adapter.parts import batches
 from federation.adapter.tensors import Arrays, Bytes, RawTensor, TensorFile
 from federation.errors import FormatError
 
@@ -19,7 +21,7 @@ CODINGS = ("bf16", "int8")
 STORED = {"bf16": "BF16", "int8": "I8", "f32": "F32"}
 SCALES = "scales"
 INT8_MAX = 127
-BLOCK = 2**18  # values decoded at once: 1 MiB of f32 stays in the second-level cache
+BLOCK = 2**18  # values coded or decoded at once: 1 MiB of f32 stays in the second-level cache
 
 
 def subtract(new: Mapping[str, F32], old: Mapping[str, F32]) -> Arrays:
@@ -65,21 +67,39 @@ def encode(
         _require_same(delta, residual)
     tensors: dict[str, RawTensor] = {}
     lost: Arrays = {}
+    if coding == "bf16":
+        shapes = {name: delta[name].shape for name in sorted(delta)}
+        for names in batches(shapes, shapes, BLOCK):
+            wanted = _in_a_row(delta, names)
+            if residual is not None:
+                wanted += _in_a_row(residual, names)
+            coded = to_bf16(wanted)
+            tensors |= _apart(coded, names, shapes)
+            lost |= _apart(wanted - from_bf16(coded), names, shapes)
+        return tensors, lost
     scales: list[F32] = []
     for name in sorted(delta):
         wanted = delta[name] if residual is None else delta[name] + residual[name]
-        if coding == "bf16":
-            coded = to_bf16(wanted)
-            tensors[name], got = coded, from_bf16(coded)
-        else:
-            quantised, scale = _quantise(name, wanted)
-            tensors[name], got = quantised, quantised.astype(np.float32)
-            _scale(name, got, scale)
-            scales.append(scale)
+        tensors[name], scale = _quantise(name, wanted)
+        got = tensors[name].astype(np.float32)
+        _scale(name, got, scale)
+        scales.append(scale)
         lost[name] = wanted - got
-    if coding == "int8":
-        tensors[SCALES] = np.stack(scales)
+    tensors[SCALES] = np.stack(scales)
     return tensors, lost
+
+
+def _in_a_row(tensors: Mapping[str, F32], names: Sequence[str]) -> F32:
+    return np.concatenate([tensors[name].reshape(-1) for name in names])
+
+
+def _apart(
+    values: npt.NDArray[Any], names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Tensors that lie in a row; views."""
+    ends = np.cumsum([math.prod(shapes[name]) for name in names])[:-1]
+    parts = np.split(values, ends)
+    return {name: part.reshape(shapes[name]) for name, part in zip(names, parts, strict=True)}
 
 
 def decode(file: TensorFile, coding: str) -> Arrays:

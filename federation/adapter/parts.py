@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,6 +25,23 @@ def only(tensors: Mapping[str, T], factors: Factors) -> dict[str, T]:
     """Return those entries whose tensor is of `factors`, in their order."""
     wanted = endings(factors)
     return {name: value for name, value in tensors.items() if name.endswith(wanted)}
+
+
+def batches(
+    names: Iterable[str], shapes: Mapping[str, tuple[int, ...]], most: int
+) -> Iterator[list[str]]:
+    """Split `names` into runs of at most `most` values together, or of one name alone."""
+    batch: list[str] = []
+    total = 0
+    for name in names:
+        size = math.prod(shapes[name])
+        if batch and total + size > most:
+            yield batch
+            batch, total = [], 0
+        batch.append(name)
+        total += size
+    if batch:
+        yield batch
 
 
 def at_rank(spec: AdapterSpec, rank: int) -> AdapterSpec:

@@ -60,11 +60,7 @@ def read_raw(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - feedparse
 
 @lru_cache(maxsize=256)
 def moment(date: str | time.struct_time | None) -> datetime | None:
-    """A date as feedparser reads it; None for no date.
-
-    Args:
-        date: as it stands in the feed, or what feedparser's parser of broken feeds made of it.
-    """
+    """A date as it stands in a feed, or as feedparser's parser of broken feeds gives it."""
     if not isinstance(date, str):
         return of_struct(date)
     usual = usual_date(date)

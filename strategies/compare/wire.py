@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from federation.adapter.delta import encode, rank_axis
-from federation.adapter.tensors import Arrays
-from strategies.coded import Coded
+from federation.adapter.delta import SCALES, encode, rank_axis
+from federation.adapter.tensors import Arrays, RawTensor
+from strategies.coded import Coded, kind_of, source_of
 
 ITEM_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
 FACTOR = -8  # place of A or B in "….lora_A.weight"
@@ -45,22 +46,36 @@ class Coder:
 
         `delta` is kept, not copied, where nothing is to be coded.
         """
-        tensors = {name: Coded.of(value, None, rank_axis(name)) for name, value in delta.items()}
+        coded: Mapping[str, RawTensor] = {}
+        steps: Mapping[str, npt.NDArray[np.float32]] = {}
         if self.coding != "f32":
             part, kept = factors(delta, sends), self._lost.setdefault(client, {})
             held = {name: kept[name] for name in part if name in kept}
             coded, lost = encode(part, self.coding, held or None)
             if self._feedback:
                 kept |= lost
-            steps = dict(zip(sorted(part), coded.pop("scales", np.empty(0)), strict=False))
-            for name, value in coded.items():
-                tensors[name] = Coded.of(value, steps.get(name), rank_axis(name))
-        return VirtualUpdate(f"{client:064x}", tensors)
+            steps = dict(zip(sorted(part), coded.pop(SCALES, np.empty(0)), strict=False))
+        whole = {n: Coded.of(v, None, rank_axis(n)) for n, v in delta.items() if n not in coded}
+        return VirtualUpdate(f"{client:064x}", whole | _in_a_row(coded, steps))
 
     def bytes_of(self, delta: Arrays, sends: frozenset[str]) -> int:
         """Bytes of the factors that are sent."""
         values = sum(value.size for name, value in delta.items() if name[FACTOR] in sends)
         return ITEM_BYTES[self.coding] * values
+
+
+def _in_a_row(
+    coded: Mapping[str, RawTensor], steps: Mapping[str, npt.NDArray[np.float32]]
+) -> dict[str, Coded]:
+    """Tensors one after another, as they lie in a package."""
+    if not coded:
+        return {}
+    source, begin, tensors = source_of(list(coded.values())), 0, {}
+    for name, value in coded.items():
+        place = source, begin, steps.get(name), rank_axis(name)
+        tensors[name] = Coded(kind_of(value), value.shape, *place)
+        begin += value.nbytes
+    return tensors
 
 
 def factors(arrays: Mapping[str, np.ndarray], chosen: frozenset[str]) -> Arrays:
