@@ -89,6 +89,13 @@ def test_what_is_not_well_formed_is_a_warning_as_long_as_entries_come_out() -> N
     assert "not well-formed" in content.warning
 
 
+def test_the_zone_of_a_date_counts_also_where_a_feed_is_broken() -> None:
+    dated = rss([item(1)]).replace(b"10:00:00 GMT", b"10:00:00 EST")
+    assert b"EST" in dated
+    for body in (dated, dated.replace(b"<title>", b"<title>this & that", 1)):
+        assert read(body).entries[0].published == "2025-08-05T15:00:00+00:00"
+
+
 def test_a_declaration_that_breaks_the_parser_is_left_out() -> None:
     content = read(twenty().replace(b'encoding="utf-8"', b'encoding="\xff\xfeutf-8"'))
     assert len(content.entries) == 20

@@ -10,12 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from client.packaging import make_package, verify
+from federation.adapter import delta as delta_module
 from federation.adapter.checks import check_update
+from federation.adapter.delta import encode, from_bf16, to_bf16
 from federation.adapter.format import A, AdapterSpec, B
 from federation.adapter.instructions import Instructions
 from federation.adapter.manifest import canonical, read_manifest
 from federation.adapter.package import Package, open_package
-from federation.adapter.parts import at_rank, leading, only
+from federation.adapter.parts import at_rank, batches, leading, only
 from federation.adapter.signing import SigningKey, pseudonym
 from federation.errors import FormatError
 from tests.adapter_samples import FACTS, make_sample, make_spec, random_arrays
@@ -112,3 +114,26 @@ def test_instructions_send_no_more_than_is_trained() -> None:
     assert Instructions(trains="B").sends == "B"
     with pytest.raises(ValidationError):
         Instructions(trains="B", sends="AB")
+
+
+def test_batches_hold_neighbours_and_no_more_values_than_they_may() -> None:
+    shapes = {"a": (2, 3), "b": (1, 4), "c": (5, 5), "d": (1, 1), "e": (3, 3)}
+    assert list(batches(shapes, shapes, 10)) == [["a", "b"], ["c"], ["d", "e"]]
+    assert list(batches(shapes, shapes, 1)) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert list(batches(shapes, shapes, 10**6)) == [list(shapes)]
+    assert list(batches([], shapes, 10)) == []
+
+
+@pytest.mark.parametrize("values", [1, 50, 2**18])
+def test_tensors_coded_together_are_coded_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, values: int
+) -> None:
+    monkeypatch.setattr(delta_module, "BLOCK", values)
+    spec = make_spec(layers=2, rank=3)
+    delta, lost_before = random_arrays(spec, 1, 0.1), random_arrays(spec, 2, 1e-4)
+    coded, lost = encode(delta, "bf16", lost_before)
+    assert list(coded) == list(lost) == sorted(spec.shapes)
+    for name, value in delta.items():
+        wanted = value + lost_before[name]
+        np.testing.assert_array_equal(coded[name], to_bf16(wanted))
+        np.testing.assert_array_equal(lost[name], wanted - from_bf16(coded[name]))
