@@ -13,7 +13,7 @@ import mmap
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import FileIO
@@ -151,23 +151,22 @@ class SpooledUpdate:
         """Give mapped pages back to the system; they are read again when needed."""
         _release(self.package)
 
-    def _read(self, buffer: memoryview, position: int) -> None:
-        if self._file(buffer, position) != buffer.nbytes:
-            raise FormatError(f"the package {self.sha256[:12]} was cut short on disk")
-
     @cached_property
-    def _file(self) -> Callable[[memoryview, int], int]:
-        """Fills a buffer with what lies from a position on; returns how many bytes there were."""
-        file = FileIO(self._path)
-        weakref.finalize(self, file.close)
-        descriptor = file.fileno()
-        if hasattr(os, "preadv"):
-            return lambda buffer, position: os.preadv(descriptor, (buffer,), position)
+    def _source(self) -> Source:
+        """Fills a buffer with the file's bytes from a position on; closed when nobody holds it."""
+        file, name = FileIO(self._path), self.sha256[:12]
 
-        def read(buffer: memoryview, position: int) -> int:
+        def fill(buffer: memoryview, position: int) -> int:
+            if hasattr(os, "preadv"):
+                return os.preadv(file.fileno(), (buffer,), position)
             file.seek(position)
             return file.readinto(buffer)
 
+        def read(buffer: memoryview, position: int) -> None:
+            if fill(buffer, position) != buffer.nbytes:
+                raise FormatError(f"the package {name} was cut short on disk")
+
+        weakref.finalize(read, file.close)
         return read
 
     @cached_property
@@ -176,7 +175,7 @@ class SpooledUpdate:
         package, coding = self.package, self.manifest.coding
         return _Stored(
             package.tensors,
-            self._read,
+            self._source,
             package.members[0].offset + package.tensors.start,
             STORED[coding],
             "int8" if coding == "int8" else "uint16",
@@ -195,7 +194,7 @@ class SpooledUpdate:
             raise FormatError("the scales are not as many as the tensors")
         steps = np.empty(shape, np.float32)
         begin = self.package.members[0].offset + tensors.position(SCALES)
-        self._read(steps.reshape(-1).view(np.uint8).data, begin)
+        self._source(steps.reshape(-1).view(np.uint8).data, begin)
         return dict(zip(names, steps, strict=True))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import stat
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from federation.adapter.delta import decode
@@ -92,6 +94,24 @@ def test_tensors_read_from_the_spool_are_those_of_the_package(tmp_path: Path, co
     update.release()
     np.testing.assert_array_equal(update.delta(name), expected[name])
     assert update.manifest.node == update.node
+
+
+def test_the_file_is_open_as_long_as_a_tensor_is_held_and_no_longer(tmp_path: Path) -> None:
+    spec, process = make_spec(), psutil.Process()
+    spool = make_spool(tmp_path)
+    entry = spool.add(make_sample(spec, SigningKey.generate()), ARRIVAL)
+    update, name = spool.open(entry.sha256), next(iter(spec.shapes))
+    tensor = update.coded(name)
+    expected = update.delta(name)
+    gc.disable()  # nothing waits for it
+    try:
+        del update
+        np.testing.assert_array_equal(tensor.decode(), expected)
+        assert entry.sha256 in str(process.open_files())
+        del tensor
+        assert entry.sha256 not in str(process.open_files())
+    finally:
+        gc.enable()
 
 
 def test_opening_looks_at_the_content_only_when_it_is_used(tmp_path: Path) -> None:
