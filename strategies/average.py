@@ -16,7 +16,7 @@ from federation.adapter.tensors import Arrays
 from strategies.coded import Coded, in_a_line, moved
 from strategies.pairs import F32, F64, Update
 
-VALUES = 2**18  # of one update, summed together: the best of the sizes tried
+VALUES = 2**17  # of one update, summed together: more would be 2 % faster, and hold more memory
 
 
 def average(
@@ -31,7 +31,7 @@ def average(
     Args:
         updates: in the order of the sum; each tensor of each is asked for once.
         weights: one per update, finite.
-        current: f32; not modified.
+        current: f32; read batch by batch, not modified.
         spec: names and shapes.
         factors: a subset of {"A", "B"}.
 
@@ -42,13 +42,13 @@ def average(
         ValueError: a change of another shape than its tensor.
     """
     wanted = tuple(ending for factor, ending in (("A", A), ("B", B)) if factor in factors)
-    merged = {name: current[name] for name in sorted(spec.shapes)}
-    moving = [name for name in merged if name.endswith(wanted)]
+    moving = [name for name in sorted(spec.shapes) if name.endswith(wanted)]
+    merged = {name: current[name] for name in spec.shapes.keys() - moving}
     for names in batches(moving, spec.shapes, VALUES):
-        starts = [current[name] for name in names]
         changes = [[update.coded(name) for name in names] for update in updates]
-        merged |= dict(zip(names, _moved(starts, changes, weights), strict=True))
-    return merged
+        parts = _moved([current[name] for name in names], changes, weights)
+        merged |= dict(zip(names, parts, strict=True))
+    return dict(sorted(merged.items()))
 
 
 def _moved(starts: Sequence[F32], changes: Sequence[Sequence[Coded]], weights: F64) -> list[F32]:

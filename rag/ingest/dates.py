@@ -55,7 +55,8 @@ def usual_date(text: str) -> datetime | None:
     match = _RSS.fullmatch(text)
     try:
         if match is None:
-            return datetime.fromisoformat(text) if _ATOM.fullmatch(text) else None
+            is_usual = _ATOM.fullmatch(text)
+            return datetime.fromisoformat(text).replace(microsecond=0) if is_usual else None
         day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
         zone = UTC
         if sign:

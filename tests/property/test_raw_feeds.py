@@ -109,7 +109,7 @@ def plainly(value: Any, key: str = "", *, is_typed: bool) -> Any:
     """A value without what the handler leaves undone: dates, and guesses of a text's type."""
     onward = partial(plainly, is_typed=is_typed)
     if key in ("published_parsed", "updated_parsed", "created_parsed"):
-        return raw.moment(value) if value is None or isinstance(value, str) else value
+        return raw.moment(value)
     if isinstance(value, Mapping):
         return {name: onward(dict.__getitem__(value, name), name) for name in value.keys()}  # noqa: SIM118
     if isinstance(value, list):
