@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from federation.adapter.format import A, AdapterSpec, B
-from federation.adapter.parts import batches
+from federation.adapter.parts import apart, batches
 from federation.adapter.tensors import Arrays
 from strategies.coded import Coded, in_a_line, moved
 from strategies.pairs import F32, F64, Update
@@ -62,6 +62,4 @@ def _moved(starts: Sequence[F32], changes: Sequence[Sequence[Coded]], weights: F
             for index, start in enumerate(starts)
         ]
     flat = moved(np.concatenate([start.reshape(1, -1) for start in starts], 1), whole, weights)
-    ends = np.cumsum([start.size for start in starts])[:-1]
-    parts = np.split(flat[0], ends)
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return apart(flat[0], shapes)

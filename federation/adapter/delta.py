@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from federation.adapter.format import A, B
-from federation.adapter.parts import batches
+from federation.adapter.parts import apart, batches
 from federation.adapter.tensors import Arrays, Bytes, RawTensor, TensorFile
 from federation.errors import FormatError
 
@@ -68,14 +67,15 @@ def encode(
     tensors: dict[str, RawTensor] = {}
     lost: Arrays = {}
     if coding == "bf16":
-        shapes = {name: delta[name].shape for name in sorted(delta)}
-        for names in batches(shapes, shapes, BLOCK):
+        every = {name: delta[name].shape for name in sorted(delta)}
+        for names in batches(every, every, BLOCK):
             wanted = _in_a_row(delta, names)
             if residual is not None:
                 wanted += _in_a_row(residual, names)
             coded = to_bf16(wanted)
-            tensors |= _apart(coded, names, shapes)
-            lost |= _apart(wanted - from_bf16(coded), names, shapes)
+            shapes = [every[name] for name in names]
+            tensors |= dict(zip(names, apart(coded, shapes), strict=True))
+            lost |= dict(zip(names, apart(wanted - from_bf16(coded), shapes), strict=True))
         return tensors, lost
     scales: list[F32] = []
     for name in sorted(delta):
@@ -91,15 +91,6 @@ def encode(
 
 def _in_a_row(tensors: Mapping[str, F32], names: Sequence[str]) -> F32:
     return np.concatenate([tensors[name].reshape(-1) for name in names])
-
-
-def _apart(
-    values: npt.NDArray[Any], names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, npt.NDArray[Any]]:
-    """Tensors that lie in a row; views."""
-    ends = np.cumsum([math.prod(shapes[name]) for name in names])[:-1]
-    parts = np.split(values, ends)
-    return {name: part.reshape(shapes[name]) for name, part in zip(names, parts, strict=True)}
 
 
 def decode(file: TensorFile, coding: str) -> Arrays:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from federation.adapter.format import A, AdapterSpec, Arrays, B
 from federation.adapter.instructions import Factors
@@ -42,6 +43,12 @@ def batches(
         total += size
     if batch:
         yield batch
+
+
+def apart(values: npt.NDArray[Any], shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[Any]]:
+    """Return the tensors of `shapes` that lie in a row, one after another; views."""
+    parts = np.split(values, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def at_rank(spec: AdapterSpec, rank: int) -> AdapterSpec:
