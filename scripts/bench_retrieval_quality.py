@@ -67,6 +67,7 @@ def _measure(data: Path, name: str, encoder: CachedEncoder, seed: int) -> dict[s
     questions = read_rows(data / f"{name}.questions.jsonl")
     with tempfile.TemporaryDirectory() as scratch, Store(Path(scratch) / "rag") as store:
         fill(store, contexts, encoder)
+        upkeep.write_postings(store)
         systems = {"words": Retriever(store)}
         if encoder.stamp:
             print(f"{name}: vectors of {store.count('chunks')} chunks", file=sys.stderr)

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rag.passages import Evidence
-from rag.retrieval.lexical import AROUND, Asked, chunks_with
+from rag.retrieval.lexical import Asked, chunks_with
+from rag.retrieval.postings import AROUND, K1, B
 from rag.retrieval.store import Store
 
 AS_IF = 240  # chunks
-K1, B = 1.2, 0.75  # FTS5's
 
 
 class Match(NamedTuple):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rag.retrieval import stems
 from rag.retrieval.filters import EVERYTHING, Filters
+from rag.retrieval.postings import AROUND
 from rag.retrieval.store import Store
 
 POOL = 100
-AROUND = 0.5  # weight of a word that only the neighbouring chunks have
 FEW, MANY = 1_000, 20_000  # chunks; below the first nothing is saved
 HALF_IDF, RARE_IDF = math.log(2) + 1e-9, math.log(8)  # of stems that a half, an eighth have
+LEAST = 1e-6  # what FTS5 counts for a stem that half have
 MAX_TERMS = 48  # of a language; of a longer question the rarest are searched
 
 
@@ -31,20 +33,40 @@ class Asked:
     idf: Mapping[str, float]
     chunks: int
 
+    def weights(self) -> dict[str, float]:
+        """Idf as FTS5 has it, of the stems for which that is above nothing; of all without any."""
+        terms = [term for terms in self.terms.values() for term in terms]
+        kept = [term for term in terms if self.idf[term] > HALF_IDF] or terms
+        return {term: math.log(max(1 + LEAST, math.expm1(self.idf[term]))) for term in kept}
 
-def ask(store: Store, question: str) -> Asked:
-    """Stem a question for the languages that the store has; inside a snapshot."""
-    chunks = store.count("chunks")
+
+def ask(
+    store: Store,
+    question: str,
+    *,
+    chunks: int | None = None,
+    frequency: Callable[[str], int] | None = None,
+) -> Asked:
+    """Stem a question for the languages that the store has; inside a snapshot.
+
+    Args:
+        store: asked for what the caller does not know.
+        question: anything.
+        chunks: how many there are.
+        frequency: how many of them have a stem.
+    """
+    if chunks is None:
+        chunks = store.count("chunks")
+    if frequency is None:
+        frequency = partial(chunks_with, store)
     found = stems.question_stems(question, languages(store))
-    idf = {
-        term: _idf(chunks_with(store, term), chunks) for terms in found.values() for term in terms
-    }
+    idf = {term: _idf(frequency(term), chunks) for terms in found.values() for term in terms}
     kept = {code: _rarest(terms, idf) for code, terms in found.items()}
     return Asked(kept, idf, chunks)
 
 
 def searched(asked: Asked) -> list[str]:
-    """Stems whose lists are read: long ones cost most of the time and say least.
+    """Stems whose lists FTS5 reads: long ones cost most of the time and say least.
 
     FTS5 counts nothing for a stem that half of the chunks have; in a large store, those that an
     eighth have are passed over too if at least two rarer ones are asked for.
@@ -55,7 +77,7 @@ def searched(asked: Asked) -> list[str]:
     rare = [term for term in terms if asked.idf[term] > RARE_IDF]
     if asked.chunks >= MANY and len({term.partition(":")[2] for term in rare}) >= 2:
         return rare
-    return [term for term in terms if asked.idf[term] > HALF_IDF] or terms
+    return list(asked.weights())
 
 
 def languages(store: Store) -> list[str]:
@@ -66,14 +88,26 @@ def languages(store: Store) -> list[str]:
 
 
 def search(
-    store: Store, asked: Asked, filters: Filters = EVERYTHING, *, limit: int = POOL
+    store: Store,
+    asked: Asked,
+    filters: Filters = EVERYTHING,
+    *,
+    limit: int = POOL,
+    after: int = 0,
 ) -> list[tuple[int, float]]:
     """Chunks with any of the stems, best first.
+
+    Args:
+        store: searched.
+        asked: the question.
+        filters: what it is narrowed to.
+        limit: how many.
+        after: only chunks of a larger number; these by all stems, since they are few.
 
     Returns:
         Number of the chunk and its BM25 (>= 0, FTS5's with the sign turned).
     """
-    terms = searched(asked)
+    terms = list(asked.weights()) if after else searched(asked)
     if not terms:
         return []
     join = ""
@@ -85,8 +119,8 @@ def search(
         )
     rows = store.database.execute(
         f"SELECT words.rowid, bm25(words, 1.0, {AROUND}) AS score FROM words {join} "  # noqa: S608 - no user text
-        "WHERE words MATCH ? ORDER BY score LIMIT ?",
-        (*values, match(terms), limit),
+        "WHERE words MATCH ? AND words.rowid > ? ORDER BY score LIMIT ?",
+        (*values, match(terms), after, limit),
     )
     return [(int(number), max(0.0, -float(score))) for number, score in rows]
 

@@ -189,10 +189,11 @@ class Library:
         Raises:
             ConscienceError: another process is at it.
         """
-        if self.choice is None or not (self._is_ours or not vectors.active_stamp(self.store)):
-            return 0
         until = None if seconds is None else time.monotonic() + seconds
         with upkeep.exclusively(self.store):
+            upkeep.write_postings(self.store)
+            if self.choice is None or not (self._is_ours or not vectors.active_stamp(self.store)):
+                return 0
             made = self._embed(until, report)
             upkeep.write_index(self.store)
         return made
@@ -224,6 +225,7 @@ class Library:
                 reading, cutting = partial(report, "reading"), partial(report, "cutting")
                 follow(self._corpus, self.store, self.cutter, anew=anew, report=reading)
                 upkeep.cut_again(self.store, self.cutter, report=cutting)
+            upkeep.write_postings(self.store)
             if self.choice is not None and self.store.count("chunks"):
                 self._embed(None, report)
                 upkeep.switch_space(self.store, self.choice.stamp.to_json())

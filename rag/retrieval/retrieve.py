@@ -18,6 +18,7 @@ from rag.retrieval.fusion import Numbers, fuse
 from rag.retrieval.handful import Match
 from rag.retrieval.lexical import POOL, Asked
 from rag.retrieval.store import Store, clean
+from rag.retrieval.word_search import WordSearch
 
 _PASSAGES = """
 SELECT id, title, link, published, source_name, language, text, start, stop FROM chunks
@@ -77,6 +78,7 @@ class Retriever:
 
     def __init__(self, store: Store, dense: Dense | None = None) -> None:
         self._store = store
+        self._words = WordSearch()
         self._dense = dense
         self._lock = Lock()
 
@@ -89,8 +91,8 @@ class Retriever:
                 vector = self._dense.embed(self._store, question) if self._dense else None
             with self._store.snapshot():
                 with _timed(seconds, "words"):
-                    asked = lexical.ask(self._store, question)
-                    hits = lexical.search(self._store, asked, filters)
+                    asked = self._words.ask(self._store, question)
+                    hits = self._words.search(self._store, asked, filters)
                 with _timed(seconds, "vectors"):
                     pool = self._pool(question, hits, vector, filters)
                 with _timed(seconds, "passages"):

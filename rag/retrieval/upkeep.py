@@ -7,16 +7,18 @@ is written aside and put in place at once. One process at a time; nobody who ask
 from __future__ import annotations
 
 import random
+import secrets
 import string
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 
 from federation import durable
 from federation.language import _
-from rag.retrieval import index, vectors
+from rag.retrieval import index, postings, vectors
 from rag.retrieval.chunks import Cutter, embedded_text
 from rag.retrieval.dense import Embeds, dim_of
 from rag.retrieval.index import POLICY, Index, IndexStamp, Policy
@@ -25,6 +27,8 @@ from rag.retrieval.store import Store
 UPKEEP_LOCK = ".upkeep.lock"
 WINDOW = 64  # chunks embedded in one transaction
 FOLD_EVERY = 5_000  # new vectors after which the index's file is written again
+POSTINGS_FROM, POSTINGS_BATCH = 2_000, 2_000  # chunks
+LAG, LAG_SHARE = 500, 0.02  # chunks that came or went, at which word lists are written again
 PROBES, PROBE_SEED = 128, 7  # so that about one nonsense in 128 passes for a question
 Report = Callable[[int, int], None]
 
@@ -104,6 +108,32 @@ def write_index(store: Store, *, policy: Policy = POLICY, anew: bool = False) ->
     if held is not None and is_current:
         return held.stamp
     return _up_to_date(store, stamp, held, policy).save(store.folder)
+
+
+def write_postings(store: Store, *, at_least: int = POSTINGS_FROM) -> bool:
+    """Write the word lists of a store with many chunks, where those there lag behind.
+
+    Args:
+        store: read; inside `exclusively`.
+        at_least: chunks; FTS5 is fast enough for fewer.
+
+    Returns:
+        Whether they were written.
+    """
+    chunks = store.count("chunks")
+    held = postings.load(store.folder) if chunks >= at_least else None
+    lag = postings.behind(held, store) if held else None
+    if chunks < at_least or (lag is not None and sum(lag) <= max(LAG, LAG_SHARE * chunks)):
+        return False
+    if not postings.identity(store):
+        with store.writing(), store.transaction():
+            store.set_meta("identity", str(secrets.randbits(62) + 1))
+    with store.snapshot():
+        rows = store.database.execute("SELECT rowid, stems, around FROM words ORDER BY rowid")
+        batches = iter(partial(rows.fetchmany, POSTINGS_BATCH), [])
+        made = postings.build(batches, store.generation, postings.identity(store))
+    made.save(store.folder)
+    return True
 
 
 def switch_space(store: Store, stamp: str, *, policy: Policy = POLICY) -> IndexStamp:
