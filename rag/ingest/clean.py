@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
 from selectolax.lexbor import LexborHTMLParser
@@ -15,8 +14,8 @@ MAX_TEXT = 100_000
 MAX_LINK = 2000
 HTML_PER_TEXT = 20  # characters of source that are looked at for one of text
 # Stand in the source before tags that begin or end a paragraph or a line; both are removed from
-# what comes in, as all of the private use area is.
-_PARAGRAPH, _LINE = "\ue000", "\ue001"
+# what comes in, as all control characters are. Of one byte: western texts stay small.
+_PARAGRAPH, _LINE = "\x01", "\x02"
 _BLOCKS = (
     "address|article|aside|blockquote|dd|div|dl|dt|fieldset|figure|figcaption|footer|form|h[1-6]"
     "|header|hr|main|nav|ol|p|pre|section|table|ul"
@@ -40,6 +39,7 @@ _INVISIBLE = re.compile(
 _PLAIN_LINK = re.compile(
     r"https?://[a-z0-9.-]*[a-z0-9](?:/[\w.~%=:,+!/-]*(?:\?[\w.~%=:,+!/-]+)?)?", re.ASCII
 )
+_MANY_SPACES = re.compile("  +")
 _MANY_LINES = re.compile(r"\n{3,}")
 
 
@@ -67,8 +67,16 @@ def paragraphs(text: str, limit: int = MAX_TEXT) -> str:
 
     At most `limit` characters of it.
     """
-    lines = "\n".join([" ".join(line.split()) if line else "" for line in text.splitlines()])
-    if not _is_plain(lines):
+    lines = text.replace("\xa0", " ").replace("\t", " ")
+    if lines.replace("\n", "").isprintable():  # the space is its one white character
+        if "  " in lines:
+            lines = _MANY_SPACES.sub(" ", lines)
+        lines = lines.replace(" \n", "\n").replace("\n ", "\n")
+        is_plain = _is_western(lines) or _is_seen(lines)
+    else:
+        lines = "\n".join([" ".join(line.split()) if line else "" for line in text.splitlines()])
+        is_plain = _is_seen(lines)
+    if not is_plain:
         lines = "\n".join([visible(line).strip() for line in lines.split("\n")])
     if "\n\n\n" in lines:
         lines = _MANY_LINES.sub("\n\n", lines)
@@ -83,17 +91,24 @@ def one_line(text: str, limit: int = MAX_TITLE) -> str:
 
 def visible(text: str) -> str:
     """Remove what cannot be seen from one line."""
-    if text.isascii() and text.isprintable():
+    if text.isprintable() and _is_western(text):
         return text
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
 
 
-def _is_plain(lines: str) -> bool:
+def _is_western(printable: str) -> bool:
+    """Whether all of it is in a code whose printable characters are seen, and composed."""
+    if printable.isascii():
+        return True
+    try:
+        printable.encode("cp1252")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_seen(lines: str) -> bool:
     """Whether `visible` would change none of the lines."""
-    if lines.replace("\n", "").isprintable():
-        with suppress(UnicodeEncodeError):
-            lines.encode("cp1252")  # whatever of this can be printed is seen, and composed
-            return True
     return not _INVISIBLE.search(lines.replace("\n", " ")) and unicodedata.is_normalized(
         "NFC", lines
     )

@@ -25,8 +25,9 @@ from feedparser.datetimes import _parse_date
 from feedparser.html import _cp1252
 from feedparser.urls import make_safe_absolute_uri
 
-from rag.ingest.dates import of_struct, usual_date
+from rag.ingest.dates import has_foreign_month, of_struct, usual_date
 from rag.ingest.expat import is_unused
+from rag.ingest.xhtml import unwrapped
 
 XHTML = "application/xhtml+xml"
 _ROOTS = ("feed", "rss")
@@ -64,7 +65,7 @@ def moment(date: str | time.struct_time | None) -> datetime | None:
     if not isinstance(date, str):
         return of_struct(date)
     usual = usual_date(date)
-    if usual is None:
+    if usual is None and not has_foreign_month(date):
         with suppress(*_DATE_FAULTS):
             return of_struct(_parse_date(date))
     return usual
@@ -278,13 +279,12 @@ class Handler(_strict):  # type: ignore[misc]  # feedparser has no types
         if not self.elementstack or self.elementstack[-1][0] != element:
             return None
         params = self.contentparams
-        if params and (
-            params.get("base64") or (params.get("type") == XHTML and self.version == "atom10")
-        ):
+        if params and params.get("base64"):
             slowly: str | None = super().pop(element, strip_whitespace)
             return slowly
         _element, expecting_text, pieces = self.elementstack.pop()
-        output = "".join(pieces)
+        is_xhtml = params and params.get("type") == XHTML and self.version == "atom10"
+        output = "".join(unwrapped(pieces) if is_xhtml else pieces)
         if strip_whitespace:
             output = output.strip()
         if not expecting_text:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -28,6 +29,8 @@ MEMORY_BYTES = 2 * 1024**3
 MODULES = {"feed": ("rag.ingest.parse", "rag.ingest.raw"), "file": ("rag.ingest.files",)}
 # What libraries import and nothing here uses, a third of the start: sockets, TLS and mail among it.
 UNUSED = ("inspect", "traceback", "urllib.error", "urllib.request", "feedparser.http")
+# Two dozen expressions for dates that `rag.ingest.dates` seldom leaves to feedparser.
+UNUSED_FUNCTIONS = ("feedparser.datetimes",)
 GARBAGE = 20_000  # objects between two looks for cycles: what a feed becomes has few
 
 
@@ -36,6 +39,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     put_off(*UNUSED)
+    put_off(*UNUSED_FUNCTIONS, stand_in=_LaterFunctions)
     for name in MODULES[sys.argv[1]]:  # while their bytecode may still be written
         import_module(name)
     limit()
@@ -54,12 +58,26 @@ class _Later(ModuleType):
         return getattr(module, name)
 
 
-def put_off(*names: str) -> None:
+class _LaterFunctions(_Later):
+    """The same for a module of functions, which may be imported one by one: a call loads it."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the module has
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return partial(self._call, name)
+
+    def _call(self, name: str, *arguments: object) -> object:
+        if sys.modules[self.__name__] is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)(*arguments)
+
+
+def put_off(*names: str, stand_in: type[ModuleType] = _Later) -> None:
     """Load modules no earlier than something of them is used."""
     for name in names:
         if name in sys.modules:
             continue
-        later = sys.modules[name] = _Later(name)
+        later = sys.modules[name] = stand_in(name)
         parent, _dot, last = name.rpartition(".")
         if parent in sys.modules:
             setattr(sys.modules[parent], last, later)

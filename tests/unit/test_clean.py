@@ -52,8 +52,9 @@ def test_no_script_style_attribute_or_comment_comes_through(source: str) -> None
 @pytest.mark.parametrize(
     "hidden",
     [
-        "\u200b", "\u200e", "\u202e", "\u2066", "\u00ad", "\ufeff", "\x00", "\x07", "\x9b",
-        "\U000e0041", "\U000e0100", "\ufe0f", "\u115f", "\ue000", "\ue001", "\u2028", "\ud800",
+        "\u200b", "\u200e", "\u202e", "\u2066", "\u00ad", "\ufeff", "\x00", "\x01", "\x02", "\x07",
+        "\x9b", "\U000e0041", "\U000e0100", "\ufe0f", "\u115f", "\ue000", "\ue001", "\u2028",
+        "\ud800",
     ],
 )  # fmt: skip
 def test_characters_that_nobody_sees_are_removed(hidden: str) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rag.ingest.dates import of_struct, read_date, usual_date
+from rag.ingest.dates import has_foreign_month, of_struct, read_date, usual_date
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -62,6 +62,10 @@ def test_a_date_that_cannot_be_is_none() -> None:
         "2025-08-05T10:00:00.25Z",
         "2025-08-05T10:00:00.123456-03:30",
         "2025-12-31T23:59:59+05:45",
+        "2025-08-05",
+        "Tue, 05 Aug 2025 10:00:00 EST",
+        "Tue, 05 Aug 2025 10:00:00  PDT",
+        "Sat, 1 Mar 2025 10:00:00 UT",
     ],
 )
 def test_the_usual_forms_are_read_as_feedparser_reads_them(text: str) -> None:
@@ -75,7 +79,9 @@ def test_the_usual_forms_are_read_as_feedparser_reads_them(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Tue, 05 Aug 2025 10:00:00 EST",
+        "Tue, 05 Aug 2025 10:00:00 AST",
+        "Tue, 05 AUG 2025 10:00:00 GMT",
+        "Mar, 05 Ago 2025 10:00:00 GMT",
         "Tue, 05 Aug 25 10:00:00 GMT",
         "Tue, 32 Aug 2025 10:00:00 GMT",
         "Tue, 05 Aug 2025 24:00:00 GMT",
@@ -84,9 +90,23 @@ def test_the_usual_forms_are_read_as_feedparser_reads_them(text: str) -> None:
         "2025-08-05T10:00:00",
         "2025-13-05T10:00:00Z",
         "٢٠٢٥-08-05T10:00:00Z",
-        "2025-08-05",
+        "2025-13-05",
+        "2025-08",
         "",
     ],
 )
 def test_any_other_form_is_left_to_feedparser(text: str) -> None:
     assert usual_date(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Mar, 05 Ago 2025 10:00:00 GMT", "Seg, 24 Set 2018 19:42:40 -0300", "1 Xyz 2025 10:00:00 EST"],
+)
+def test_feedparser_makes_nothing_of_a_month_that_is_not_english(text: str) -> None:
+    from feedparser.datetimes import _parse_date
+
+    assert has_foreign_month(text)
+    assert _parse_date(text) is None
+    assert not has_foreign_month("Tue, 05 Aug 2025 10:00:00 GMT")
+    assert not has_foreign_month("05/08/2025")

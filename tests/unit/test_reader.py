@@ -116,6 +116,24 @@ assert "ssl" in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+def test_functions_for_rare_dates_are_loaded_by_the_first_call() -> None:
+    code = """
+import sys
+from rag.ingest import reading
+reading.put_off(*reading.UNUSED_FUNCTIONS, stand_in=reading._LaterFunctions)
+import rag.ingest.raw as raw
+assert "feedparser.datetimes.iso8601" not in sys.modules
+assert raw.moment("Tue, 05 Aug 2025 10:00:00 GMT") is not None
+assert "feedparser.datetimes.iso8601" not in sys.modules
+assert raw.moment("2025-08-05T10:00Z") == raw.moment("Tue, 05 Aug 2025 10:00:00 GMT")
+assert "feedparser.datetimes.iso8601" in sys.modules
+import feedparser.datetimes
+assert feedparser.datetimes._date_handlers
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def answers_of(*jobs: tuple[dict[str, Any], bytes]) -> list[dict[str, Any]]:
     data = b"".join(
         json.dumps(job | {"size": len(body), "deadline_s": 0.0, "language": "en"}).encode()
