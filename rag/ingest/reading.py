@@ -30,7 +30,7 @@ MODULES = {"feed": ("rag.ingest.parse", "rag.ingest.raw"), "file": ("rag.ingest.
 # What libraries import and nothing here uses, a third of the start: sockets, TLS and mail among it.
 UNUSED = ("inspect", "traceback", "urllib.error", "urllib.request", "feedparser.http")
 # Two dozen expressions for dates that `rag.ingest.dates` seldom leaves to feedparser.
-UNUSED_FUNCTIONS = ("feedparser.datetimes",)
+SELDOM_USED = ("feedparser.datetimes",)
 GARBAGE = 20_000  # objects between two looks for cycles: what a feed becomes has few
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     put_off(*UNUSED)
-    put_off(*UNUSED_FUNCTIONS, stand_in=_LaterFunctions)
+    put_off(*SELDOM_USED, stand_in=_LaterFunctions)
     for name in MODULES[sys.argv[1]]:  # while their bytecode may still be written
         import_module(name)
     limit()

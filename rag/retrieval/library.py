@@ -180,7 +180,7 @@ class Library:
         return self.choice.stamp.name, self._passages_encoder().encode(texts, "passage").tolist()
 
     def keep_up(self, *, seconds: float | None = None, report: Report = _silent) -> int:
-        """Make missing vectors and bring the index's file up to date; how many were made.
+        """Make missing vectors, bring index and word lists up to date; how many vectors were made.
 
         Args:
             seconds: stop after so long; None for the end.
