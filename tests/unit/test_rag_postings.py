@@ -34,17 +34,14 @@ QUESTIONS = (
 
 
 def texts(count: int, seed: int) -> list[Document]:
-    """Documents of one or several passages, of made words, the first of them rare."""
+    """Documents of several passages: made words, then one of `TEXTS`."""
     rng = random.Random(seed)
     made = []
     for number in range(count):
-        language, title, text = TEXTS[number % len(TEXTS)]
         words = ["".join(rng.choices(SYLLABLES, k=rng.choice((1, 2, 2, 3)))) for _ in range(40)]
-        parts = " ".join(w + "." * (rng.random() < 0.1) for w in words)
-        made.append(
-            document(seed * 10_000 + number, text=f"{parts}\n\n{text}", title=title, revision=1)
-        )
-        assert language == made[-1].language
+        parts = " ".join(word + "." * (rng.random() < 0.1) for word in words)
+        text = f"{parts}\n\n{TEXTS[number % len(TEXTS)][2]}"
+        made.append(document(number, id=f"{seed}-{number}", text=text))
     return made
 
 
@@ -194,22 +191,15 @@ def point_beyond(path: Path) -> None:
     path.write_bytes(postings.safetensors_numpy.save(arrays | {"positions": positions}))
 
 
-def other_format(path: Path) -> None:
-    arrays = postings.safetensors_numpy.load(path.read_bytes())
-    stamp = arrays["stamp"] + np.array([1, 0, 0])
-    path.write_bytes(postings.safetensors_numpy.save(arrays | {"stamp": stamp}))
+def stamped(*changes: int) -> Callable[[Path], object]:
+    """Changes of format, generation and identity."""
 
+    def change(path: Path) -> None:
+        arrays = postings.safetensors_numpy.load(path.read_bytes())
+        stamp = arrays["stamp"] + np.array(changes)
+        path.write_bytes(postings.safetensors_numpy.save(arrays | {"stamp": stamp}))
 
-def other_store(path: Path) -> None:
-    arrays = postings.safetensors_numpy.load(path.read_bytes())
-    stamp = arrays["stamp"] + np.array([0, 0, 1])
-    path.write_bytes(postings.safetensors_numpy.save(arrays | {"stamp": stamp}))
-
-
-def of_a_later_state(path: Path) -> None:
-    arrays = postings.safetensors_numpy.load(path.read_bytes())
-    stamp = arrays["stamp"] + np.array([0, 1, 0])
-    path.write_bytes(postings.safetensors_numpy.save(arrays | {"stamp": stamp}))
+    return change
 
 
 @pytest.mark.parametrize(
@@ -220,10 +210,11 @@ def of_a_later_state(path: Path) -> None:
         Path.unlink,
         cut,
         point_beyond,
-        other_format,
-        other_store,
-        of_a_later_state,
+        stamped(1, 0, 0),
+        stamped(0, 1, 0),
+        stamped(0, 0, 1),
     ],
+    ids=["nonsense", "empty", "none", "cut", "beyond", "format", "later state", "other store"],
 )
 def test_no_list_that_is_not_of_this_store_is_used(
     store: Store, damage: Callable[[Path], object]
