@@ -7,7 +7,7 @@ import pytest
 
 from federation.adapter.parts import at_rank
 from federation.adapter.tensors import Arrays
-from strategies.gram import gram
+from strategies.gram import _factor, gram
 from tests.adapter_samples import make_spec, random_arrays
 from tests.update_samples import MemoryUpdate, bf16_exact, dense_changes
 
@@ -65,13 +65,21 @@ def test_clients_of_other_ranks_and_of_no_change_are_counted(bound: float) -> No
 
 
 def test_sums_of_squares_of_bf16_are_not_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = make_spec(layers=4, rank=8, linears={"self_attn.q_proj": (2048, 512)})
+    spec = make_spec(layers=24, rank=8, linears={"self_attn.q_proj": (2048, 512)})
     current = random_arrays(spec, 0, 0.1)
     deltas = [bf16_exact(random_arrays(spec, seed, 1e-3)) for seed in range(1, 4)]
     exact = gram(updates_of(deltas), current, spec)
     monkeypatch.setattr("strategies.gram.EXACT", 0)
     found = gram(updates_of(deltas), current, spec)
-    assert np.abs(np.diag(found) / np.diag(exact) - 1).mean() < 1e-7
+    # OpenBLAS adds up in another order on each kind of processor: 3e-9 to 1.5e-8 on three of them
+    assert np.abs(np.diag(found) / np.diag(exact) - 1).mean() < 2.5e-8
     monkeypatch.setattr("strategies.gram._factor", lambda _number: np.float32(1))
     biased = gram(updates_of(deltas), current, spec)
     assert (np.diag(biased) / np.diag(exact) - 1).mean() < -1e-7  # else the factor is not needed
+
+
+def test_no_modules_factor_has_as_few_digits_as_bf16() -> None:
+    factors = [_factor(number) for number in range(1000)]
+    assert min(factors) >= 0.5
+    assert max(factors) < 1
+    assert not [each for each in factors if each == np.round(each * 2**8) / 2**8]
