@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +128,8 @@ def load_base(
     _require_complete(model, tokenizer, info)
     if quantization == "none":
         model = model.to(target)
+    else:
+        _keep_as_quantised(model)
     model.requires_grad_(requires_grad=False)
     model.eval()
     loaded = Loaded(model, tokenizer, choice, str(target), quantization)
@@ -174,12 +177,21 @@ def without_bitsandbytes() -> Iterator[None]:
     if "bitsandbytes" in sys.modules:
         yield
         return
-    hidden: dict[str, Any] = {"bitsandbytes": None}  # Python's own sign for "there is no such"
+    with _hidden("bitsandbytes"):
+        yield
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Let `module` be missing for what is imported inside the block."""
+    kept: dict[str, Any] = {module: sys.modules[module]} if module in sys.modules else {}
+    hidden: dict[str, Any] = {module: None}  # Python's own sign for "there is no such"
     sys.modules.update(hidden)
     try:
         yield
     finally:
-        del sys.modules["bitsandbytes"]
+        del sys.modules[module]
+        sys.modules.update(kept)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
@@ -193,9 +205,12 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a library's class
+    # It says for each layer and each call that int8 rounds its inputs through float16, and on
+    # processors with AVX512-BF16 that it wants `kernels`, to fetch code from a model hub: never.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with _hidden("kernels"), suppress(ImportError):  # transformers says what is missing
+        import_module("bitsandbytes")
     if kind == "int8":
-        # It says for each layer and each call that int8 rounds its inputs through float16.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
@@ -203,6 +218,17 @@ def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:  # noqa: ANN40
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def _keep_as_quantised(model: Any) -> None:  # noqa: ANN401 - of transformers
+    """Keep 4-bit layers from being packed anew on processors with AVX512-BF16.
+
+    Their first forward pass without gradients would do it for good: in bf16, without a way back
+    for gradients when training goes on, and not at all for widths that 64 does not divide.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _require_complete(model: Any, tokenizer: Any, info: dict[str, Any]) -> None:  # noqa: ANN401

@@ -27,7 +27,9 @@ IDS = torch.arange(5, 25).unsqueeze(0)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    return {"llama": make_tiny_llama(root / "llama"), "gpt2": make_tiny_gpt2(root / "gpt2")}
+    wide = make_tiny_llama(root / "wide", hidden=128)
+    llama, gpt2 = make_tiny_llama(root / "llama"), make_tiny_gpt2(root / "gpt2")
+    return {"llama": llama, "gpt2": gpt2, "wide": wide}
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -92,6 +94,26 @@ def test_a_quantised_base_has_the_same_adapter_and_trains(
     for parameter in adapted.adapter_parameters(model, spec).values():
         assert parameter.grad is not None
         assert bool(torch.isfinite(parameter.grad).all())
+
+
+def test_measuring_a_4bit_base_changes_no_gradient_that_comes_later(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as on a processor with AVX512-BF16, where bitsandbytes would pack the weights for good
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    loaded = load(folders["wide"], quantization="nf4")
+    spec = adapted.spec_of(loaded, rank=3, alpha=6)
+    model = adapted.attach(loaded, spec, random_arrays(spec), trainable=True)
+
+    def gradients() -> dict[str, bytes]:
+        model.zero_grad()
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        parameters = adapted.adapter_parameters(model, spec)
+        return {name: each.grad.numpy().tobytes() for name, each in parameters.items()}
+
+    before = gradients()
+    logits(model.eval())
+    assert gradients() == before
 
 
 def test_bitsandbytes_is_loaded_only_for_a_quantised_base(tmp_path: Path) -> None:

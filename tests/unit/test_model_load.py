@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,40 @@ def test_a_quantised_base_is_smaller_and_close_to_the_full_one(
         found = small.model(input_ids=ids).logits
     assert torch.nn.functional.cosine_similarity(wanted, found, dim=-1).mean() > likeness
     assert not torch.equal(wanted, found)
+
+
+def test_bitsandbytes_is_kept_from_fetching_code_and_says_nothing(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: on some processors it asks `kernels` for code as it is imported."""
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    print('fetched')\n")
+    script = f"""
+import sys
+from pathlib import Path
+from federation.model.choose import BaseChoice, identity
+from federation.model.load import load_base
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "bitsandbytes.backends.cpu.ops":
+            print("kernels:", sys.modules.get("kernels", "to be found"))
+
+sys.meta_path.insert(0, Watch())
+folder = Path({str(tiny)!r})
+load_base(BaseChoice("tiny", folder, None, identity(folder)), quantization="nf4", device="cpu")
+print("afterwards:", sys.modules.get("kernels", "to be found") is not None)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.stdout.splitlines() == ["kernels: None", "afterwards: True"]
+    assert done.stderr == ""
 
 
 def test_asking_for_a_gpu_where_there_is_none_says_so() -> None:
