@@ -17,7 +17,11 @@ from federation import durable
 
 EXPERIMENT = "strategies compared"
 CELL = "conscienceai.cell"
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it tells how it makes its tables
+}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ Adam begun anew each round. The partition says how clients differ:
     aligned:h   T_k = U (diag(4, 3, 2, 1) + h Z_k) V, C_k = I: one adapter of rank 4 can hold T
 
 L(k) is a product of normal (32 × k) and (k × 24) over sqrt(24 k). Reported is (L - L*) / (L_0 - L*)
-over honest clients, L* at the best unconstrained M: 1 is untrained, 0 optimal.
+over honest clients, L* at the best unconstrained M: 1 is untrained, 0 optimal. A client's own part
+is the share of its untrained loss that is left.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Lab:
         targets, weights = self._targets[self._honest], self._weights[self._honest]
         best = np.linalg.solve(weights.sum(0).T, (targets @ weights).sum(0).T).T
         self._best, self._zero = self._mean_loss(best), self._mean_loss(self._base)
+        self._untrained = {k: self._loss(k, self._base) for k in self._honest}
 
     @property
     def spec(self) -> AdapterSpec:
@@ -87,15 +89,16 @@ class Lab:
             }
 
     def measure(self, adapters: Sequence[Mapping[str, F32]]) -> Measured:
-        """The score, and each honest client's own loss."""
+        """The score, and what is left of each honest client's own loss."""
         made = [
             self._base + SCALE * each[MODULE + B].astype(np.float64) @ each[MODULE + A]
             for each in adapters
         ]
         one = len(made) == 1
-        losses = {f"client {k}": self._loss(k, made[0 if one else k]) for k in self._honest}
+        losses = {k: self._loss(k, made[0 if one else k]) for k in self._honest}
         mean = math.fsum(losses.values()) / len(losses)
-        return Measured((mean - self._best) / (self._zero - self._best), losses)
+        left = {f"client {k}": loss / self._untrained[k] for k, loss in losses.items()}
+        return Measured((mean - self._best) / (self._zero - self._best), left)
 
     def add_base(self, delta: Arrays) -> None:
         """Add to the frozen matrix."""

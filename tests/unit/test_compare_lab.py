@@ -99,6 +99,17 @@ def test_a_round_in_memory_is_the_round_of_a_server(tmp_path: Path) -> None:
         assert np.allclose(after[name], value, rtol=0, atol=1e-7)
 
 
+def test_a_clients_part_is_what_is_left_of_its_own_loss() -> None:
+    setting = replace(KNOWN, rounds=2)
+    rounds = run(setting).rounds
+    assert rounds[0]["worst"] == 1
+    assert set(rounds[0]["parts"].values()) == {1}
+    parts = rounds[-1]["parts"]
+    assert set(parts) == {f"client {number}" for number in range(setting.clients)}
+    assert rounds[-1]["worst"] == max(parts.values())
+    assert 0 < min(parts.values()) < max(parts.values()) < 1
+
+
 def test_the_orderings_of_the_regression_bench_hold() -> None:
     names = ("fedit", "flora", "fedex", "flexlora", "rolora", "ffa")
     found = {

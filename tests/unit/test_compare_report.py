@@ -249,12 +249,15 @@ def test_without_mlflow_a_comparison_is_whole(
 
 @pytest.mark.skipif(not tracker.is_installed(), reason="needs mlflow: the extra of that name")
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # mlflow's models
-def test_every_cell_is_logged_once_and_mlflow_reads_it_back(tmp_path: Path) -> None:
+def test_every_cell_is_logged_once_and_mlflow_reads_it_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     cells = [SMALL, replace(SMALL, strategy="ffa", rounds=2)]
     for chosen, resume, logged in ((cells[:1], False, 1), (cells, True, 1), (cells, True, 0)):
         found = compare(Place(tmp_path), chosen, resume=resume)
         assert track(Place(tmp_path, mlflow=False), found) == 0
         assert track(Place(tmp_path), found) == logged
+    assert capfd.readouterr() == ("", "")
     records = [json.loads(path.read_bytes()) for path in (tmp_path / "cells").iterdir()]
     kept = {record["setting"]["strategy"]: record for record in records}
     from mlflow import MlflowClient
