@@ -7,7 +7,8 @@ the process, whatever handlers its libraries add later; what children print is c
     [onion]       onion addresses, with or without their ending
     [invitation]  what begins with conscience1:
     [key]         x25519 and ed25519 keys in tor's forms, PEM private keys
-    [redacted]    values of tokens, passwords, Authorization, cookies, identity headers of Flower
+    [redacted]    values of tokens, passwords, Authorization, cookies, identity headers of Flower,
+                  and those of flat lists of them
     0             numbers of eight digits and more under such a name in JSON
     ~             home folders
     [ip]          addresses that are neither this machine's nor of a private network
@@ -31,10 +32,12 @@ from typing import Any
 
 _NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?=\s*(?:[,}\]]|$))"
 _OF_JSON = rf"\s*(?:null\b|true\b|false\b|[\[{{]|{_NUMBER})"  # values of JSON that are no strings
-# Between a name and its value: as it comes, as JSON or a dict of Python, as a tuple.
+# Between a name and its value: as it comes, as JSON or a dict of Python, as a tuple. A quote before
+# a sign of JSON is the end of a string, not its beginning.
+_QUOTE = r"""b?["'](?!\s*[,:}\]])"""
 _SIGN = (
-    r"""(?:\s*[:=]\s*(?:b?["'])?|["']\s*[:=]\s*\[?\s*b?["']"""
-    rf"""|["']\s*[:=](?!{_OF_JSON})\s*|["']\s*,\s*b?["'])"""
+    rf"""(?:\s*[:=]\s*(?:{_QUOTE})?|["']\s*[:=]\s*\[?\s*{_QUOTE}"""
+    rf"""|["']\s*[:=](?!{_OF_JSON}|\s*["'])\s*|["']\s*,\s*{_QUOTE})"""
 )
 # Each pattern is tried only where one of its words stands in the lower-cased text: looking for a
 # word costs a fraction of trying a pattern. None of them backtracks over more than one word.
@@ -85,6 +88,20 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         "~",
     ),
 )
+# Lists under such a name, of which the rules above take the first value only. Name and values stand
+# in quotes of one kind: so a list in a string of JSON never goes on behind that string.
+_LISTED = ("authorization", "cookie", "token", "secret", "passw", "api", "onion_key", "private_key")
+_LISTS = tuple(
+    re.compile(
+        rf"""{quote}[\w-]{{0,24}}(?:authorization|cookie|token|secret|passw(?:or)?d|api[_-]?key"""
+        rf"""|onion[_-]key|private[_-]key)s?{quote}\s*:\s*[\[(]"""
+        rf"""(?:b?{quote}(?:[^"'\\\n]|{other}|\\.)*+{quote}|[^"'\[\](){{}}])*+[\])]""",
+        re.I,
+    )
+    for quote, other in (('"', "'"), ("'", "(?!)"))
+)
+_VALUE = re.compile(r"""(["'])((?:(?!\1)[^\\\n]|\\.)*+)\1""")
+_LONG = 8  # characters, as in the rules above
 _ONION_LENGTH, _KEY_LENGTH = 56, 52
 _BASE32_WORD = re.compile(
     r"(?<![A-Za-z0-9])(?:[a-z2-7]{52}(?:[a-z2-7]{4})?|[A-Z2-7]{52}(?:[A-Z2-7]{4})?)(?![A-Za-z0-9])"
@@ -103,6 +120,9 @@ def redact(text: str) -> str:
             if word in lowered:
                 text = pattern.sub(shown, text)
                 break
+    if ("[" in text or "(" in text) and any(word in lowered for word in _LISTED):
+        for lists in _LISTS:
+            text = lists.sub(_list, text)
     if max(map(len, text.split()), default=0) >= _KEY_LENGTH:
         text = _BASE32_WORD.sub(_base32_word, text)
     if text.count(".") >= 3:
@@ -160,6 +180,15 @@ def _print_thread_exception(failure: threading.ExceptHookArgs) -> None:
     name = failure.thread.name if failure.thread else "?"
     sys.stderr.write(f"Exception in thread {name}:\n")
     _print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+
+
+def _list(found: re.Match[str]) -> str:
+    return _VALUE.sub(_value, found[0])
+
+
+def _value(found: re.Match[str]) -> str:
+    is_name = found.start() == 0  # of the list
+    return found[0] if is_name or len(found[2]) < _LONG else f"{found[1]}[redacted]{found[1]}"
 
 
 def _base32_word(found: re.Match[str]) -> str:

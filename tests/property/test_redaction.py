@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
+from collections.abc import Callable
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -15,6 +17,9 @@ raw35 = st.binary(min_size=35, max_size=35)
 around = st.text(st.characters(codec="utf-8", exclude_categories=["L", "N"]), max_size=40).filter(
     lambda text: not text.endswith(("-", "."))
 )
+
+
+short = st.text(st.characters(codec="utf-8", exclude_characters="\"'\\"), max_size=7)
 
 
 def base32(data: bytes) -> str:
@@ -53,6 +58,26 @@ def test_no_named_value_survives(name: str, sign: str, data: bytes) -> None:
     assert data.hex() not in redact(f"x {name}{sign}{data.hex()}\"' y")
 
 
+@given(
+    st.sampled_from(["tokens", "secret", "password", "onion_key", "Authorization", "Set-Cookie"]),
+    st.lists(raw32.map(bytes.hex) | st.integers() | short, min_size=1, max_size=5),
+    st.sampled_from([json.dumps, repr]),
+)
+@example(name="cookie", values=["ab", 123456789, "x"], write=json.dumps)
+def test_no_value_of_a_named_list_survives(
+    name: str, values: list[object], write: Callable[[object], str]
+) -> None:
+    cleaned = redact(write({name: values, "kept": "a" * 20}))
+    assert not [
+        value
+        for value in values
+        if isinstance(value, str) and len(value) == 64 and value in cleaned
+    ]
+    assert "a" * 20 in cleaned
+    found = ast.literal_eval(cleaned) if write is repr else json.loads(cleaned)
+    assert [type(each) for each in found[name]] == [type(each) for each in values]
+
+
 json_values = st.recursive(
     st.none()
     | st.integers()
@@ -66,6 +91,10 @@ json_values = st.recursive(
 @given(json_values, st.booleans())
 @example(value={"COOKIE": None}, keeps_unicode=False)
 @example(value={"token": [1, {"Authorization": [True]}], "cookie": 12345678.5}, keeps_unicode=True)
+@example(value={"a": "token': ['abcdefgh", "n": 1234567890, "b": "x']"}, keeps_unicode=True)
+@example(value={"cookie": "", "tokens": "b"}, keeps_unicode=True)
+@example(value=["my cookie: ", "[] ", "cookie': ", "b: c"], keeps_unicode=True)
+@example(value={"a": "token': [", "n": 1234567890, "z": "]"}, keeps_unicode=True)
 @example(value={"cookie": ["a b", "c"], "password": {"secret": 123456789}}, keeps_unicode=True)
 def test_json_stays_json_of_the_same_shape(value: object, keeps_unicode: bool) -> None:
     text = json.dumps(value, ensure_ascii=not keeps_unicode)
