@@ -3,16 +3,20 @@
 
     OPENBLAS_NUM_THREADS=1 python scripts/bench_strategies.py --repeat 3
 
-Three tables, in CPU seconds of the whole process (medians; sides take turns):
+Four tables, in CPU seconds of the whole process (medians; sides take turns):
 
     flexlora   redistribution: `--modules` of 2048 x 2048, `--clients` clients, r = 8, in memory
     gram       of 32 adapters of `--megabytes`, bf16 in memory
+    weighers   given that matrix
     rules      each rule over the same 32 adapters, and stock Flower's FedAvg, FedMedian and Krum
 
 Stock Flower gets f32 arrays that are in memory already; ours decode bf16 as they go. Its median and
 Krum act on factors, which breaks the product: they stand here for their speed alone. Seconds waver
 with what else runs: compare them with plain numpy's in the same table (a copy of as many f32; the
 two products of stacked factors that a Gram matrix cannot do without).
+
+"adapters" is the most memory that a side of ours takes beside its inputs, its result included, in
+f32 adapters: one more run, traced. `flora` and `fedex` return a stack of all clients for the base.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table, rows in report.items():
         print(table)
         for name, row in rows.items():
-            print(f"  {name:24}{row['cpu_seconds']:9.3f} s {row.get('gb_per_cpu_second', 0):8.2f}")
+            print(_line(name, row))
+
+
+def _line(name: str, row: Mapping[str, float]) -> str:
+    speed = row["gb_per_cpu_second"]
+    read = f"{speed:8.2f} GB per CPU-s" if speed else " " * 21
+    held = f"{row['adapters']:8.2f} adapters" if "adapters" in row else ""
+    return f"  {name:28}{row['cpu_seconds']:8.3f} s{read}{held}".rstrip()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,20 +106,17 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]
     tables = {
         "flexlora": (_flexlora(options), 0),
         "gram": (_geometry(updates, current, spec), size),
+        "weighers": (_weighers(updates, current, spec), 0),
         "rules": (sides, size),
     }
-    return {
-        table: _time(
-            {
-                name: run
-                for name, run in found.items()
-                if any(word in name for word in options.only)
-            },
-            options.repeat,
-            bytes_,
-        )
-        for table, (found, bytes_) in tables.items()
-    }
+    report = {}
+    for table, (found, bytes_) in tables.items():
+        chosen = {n: run for n, run in found.items() if any(word in n for word in options.only)}
+        report[table] = _time(chosen, options.repeat, bytes_)
+        for name in chosen:
+            if name.startswith(("ours", "gram")):
+                report[table][name]["adapters"] = _peak(chosen[name]) / spec.tensor_bytes
+    return report
 
 
 def _flexlora(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
@@ -148,15 +157,20 @@ def _redistribution(options: argparse.Namespace) -> Callable[[], None]:
 def _geometry(
     updates: list[Bf16Update], current: Arrays, spec: AdapterSpec
 ) -> dict[str, Callable[[], Any]]:
-    matrix = gram(updates, current, spec)
-    weights = np.full(len(updates), 1.0 / len(updates))
-    sides: dict[str, Callable[[], Any]] = {
+    return {
         "gram": lambda: gram(updates, current, spec),
         "numpy, its products": _products(len(updates), spec),
     }
-    for weigher in WEIGHERS:
-        sides[weigher.name] = lambda found=weigher: found.weigh(matrix, weights)
-    return sides
+
+
+def _weighers(
+    updates: list[Bf16Update], current: Arrays, spec: AdapterSpec
+) -> dict[str, Callable[[], Any]]:
+    matrix = gram(updates, current, spec)
+    weights = np.full(len(updates), 1.0 / len(updates))
+    return {
+        weigher.name: lambda found=weigher: found.weigh(matrix, weights) for weigher in WEIGHERS
+    }
 
 
 def _products(count: int, spec: AdapterSpec) -> Callable[[], None]:
@@ -241,6 +255,18 @@ def _update(spec: AdapterSpec, index: int) -> Bf16Update:
 
 def _context(rank: int) -> Ctx:
     return Ctx(round=1, rank=rank, rng=np.random.default_rng(0))
+
+
+def _peak(run: Callable[[], Any]) -> int:
+    """Bytes at the highest point of a run; numpy tells tracemalloc what it takes."""
+    tracemalloc.start()
+    try:
+        found = run()
+        peak = tracemalloc.get_traced_memory()[1]
+        del found
+    finally:
+        tracemalloc.stop()
+    return peak
 
 
 def _time(
