@@ -39,6 +39,10 @@ _SIGN = (
     rf"""(?:\s*[:=]\s*(?:{_QUOTE})?|["']\s*[:=]\s*\[?\s*{_QUOTE}"""
     rf"""|["']\s*[:=](?!{_OF_JSON}|\s*["'])\s*|["']\s*,\s*{_QUOTE})"""
 )
+_SECRETS = r"token|secret|passw(?:or)?d|api[_-]?key|onion[_-]key|private[_-]key"
+_NAMES = rf"{_SECRETS}|cookie|authorization"
+_SECRET_WORDS = ("token", "secret", "passw", "api", "onion", "private")
+_NAME_WORDS = (*_SECRET_WORDS, "cookie", "authorization")
 # Each pattern is tried only where one of its words stands in the lower-cased text: looking for a
 # word costs a fraction of trying a pattern. None of them backtracks over more than one word.
 _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
@@ -61,21 +65,17 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         r"\1[redacted]",
     ),
     (
-        ("token", "secret", "passw", "api", "onion_key", "private_key"),
+        _SECRET_WORDS,
         re.compile(
-            r"((?:token|secret|passw(?:or)?d|api[_-]?key|onion[_-]key|private[_-]key)"
-            rf"(?:{_SIGN}|\s+(?=[0-9a-f]{{32}})|(?<=-token)\s+))[^\s\"'\\,;()\[\]{{}}]{{8,}}",
+            rf"((?:{_SECRETS})(?:{_SIGN}|\s+(?=[0-9a-f]{{32}})|(?<=-token)\s+))"
+            r"[^\s\"'\\,;()\[\]{}]{8,}",
             re.I,
         ),
         r"\1[redacted]",
     ),
     (
-        ("token", "secret", "passw", "api", "onion_key", "private_key", "cookie", "authorization"),
-        re.compile(
-            r"((?:token|secret|passw(?:or)?d|api[_-]?key|onion[_-]key|private[_-]key|cookie"
-            r"|authorization)[\"']\s*:\s*-?)\d{8,}",
-            re.I,
-        ),
+        _NAME_WORDS,
+        re.compile(rf"((?:{_NAMES})[\"']\s*:\s*-?)\d{{8,}}", re.I),
         r"\g<1>0",  # a number stays one
     ),
     (("25519",), re.compile(r"(25519(?:-v3)?\s*[:=]\s*)[\w+/-]{40,}=*", re.I), r"\1[key]"),
@@ -90,11 +90,9 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
 )
 # Lists under such a name, of which the rules above take the first value only. Name and values stand
 # in quotes of one kind: so a list in a string of JSON never goes on behind that string.
-_LISTED = ("authorization", "cookie", "token", "secret", "passw", "api", "onion_key", "private_key")
 _LISTS = tuple(
     re.compile(
-        rf"""{quote}[\w-]{{0,24}}(?:authorization|cookie|token|secret|passw(?:or)?d|api[_-]?key"""
-        rf"""|onion[_-]key|private[_-]key)s?{quote}\s*:\s*[\[(]"""
+        rf"""{quote}[\w-]{{0,24}}(?:{_NAMES})s?{quote}\s*:\s*[\[(]"""
         rf"""(?:b?{quote}(?:[^"'\\\n]|{other}|\\.)*+{quote}|[^"'\[\](){{}}])*+[\])]""",
         re.I,
     )
@@ -120,7 +118,7 @@ def redact(text: str) -> str:
             if word in lowered:
                 text = pattern.sub(shown, text)
                 break
-    if ("[" in text or "(" in text) and any(word in lowered for word in _LISTED):
+    if ("[" in text or "(" in text) and any(word in lowered for word in _NAME_WORDS):
         for lists in _LISTS:
             text = lists.sub(_list, text)
     if max(map(len, text.split()), default=0) >= _KEY_LENGTH:
