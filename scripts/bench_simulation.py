@@ -5,11 +5,12 @@
 
 A case is `idle:N`, clients that send a small change of an adapter of `--kilobytes`, made before;
 `lab:N`, the regression lab's with 40 steps each; `semilla:N` with two steps of two texts, and
-`semilla:N:1` with one. The rest is
-what `flower-server compare` runs in a round: start, change, bf16 coding, screen of sizes, weights,
-fedit. Nothing is measured of the model meanwhile, on either side. Each case is a process of its
-own; "first round" counts from the start of Python, memory is that of all its processes. Flower's
-side (`bench_simulation_flower.py`) runs after it, where ray is installed.
+`semilla:N:1` with one. Each client is a node of an `InProcessGrid`, whose ClientApp gets a Message
+for it; but all of `lab` are one node, as in a comparison, and `lab-each:N` is a node each. The rest
+is what `flower-server compare` runs in a round: bf16 coding, screen of sizes, weights, fedit.
+Nothing is measured of the model meanwhile, on either side. Each case is a process of its own;
+"first round" counts from the start of Python, memory is that of all its processes. Flower's side
+(`bench_simulation_flower.py`) runs after it, where ray is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,11 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDE, RANK = 160, 8  # 2 × 8 × 160 f32: 10 KiB
+RANK, IDLE_CHANGES = 8, 16
 OURS, FLOWER, COLD = "ours", "Flower", "Flower, base loaded anew"
 NO_RAY = "ray is not installed: Flower's own simulation was not measured"
 RESULT = "RESULT "
-STEPS, BATCH, TOKENS = {"lab": 40, "semilla": 2}, 2, 64
+STEPS, BATCH, TOKENS = {"lab": 40, "lab-each": 40, "semilla": 2}, 2, 64
 LOOK_S = 2.0  # looking costs: the system adds up every page
 
 
@@ -64,7 +65,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--clients", default="10,100,1000", help="idle ones: numbers, by commas")
     parser.add_argument(
-        "--train", default="lab:100,semilla:8:1,semilla:8", help="cases with training, or ''"
+        "--train",
+        default="lab:100,lab-each:100,semilla:8:1,semilla:8",
+        help="cases with training, or ''",
     )
     parser.add_argument("--rounds", type=int, default=5, help="after the first; medians of them")
     parser.add_argument("--kilobytes", type=float, default=10.0, help="one adapter in f32")
@@ -155,7 +158,7 @@ def memory(pid: int) -> int:
 def line(row: Mapping[str, Any]) -> str:
     """One row as text."""
     return (
-        f"{row['case']:>11} {row['side']:<26} first round {row['first_s']:6.1f} s, then "
+        f"{row['case']:>12} {row['side']:<26} first round {row['first_s']:6.1f} s, then "
         f"{row['per_s']:7.1f} clients/s ({row['per_cpu_s']:.0f} by CPU), "
         f"{row['rounds_a_minute']:7.1f} rounds/min, {row['peak_mb']:5.0f} MB"
     )
@@ -195,69 +198,98 @@ def told(ends: Sequence[tuple[float, float]], clients: int) -> dict[str, Any]:
     }
 
 
-def playing(kind: str, setting: Any, kilobytes: float) -> Any:  # noqa: ANN401 - a context of a task
-    """The task of a case, whose losses nobody measures."""
-    if kind == "idle":
-        return nullcontext(Idle(kilobytes))
-    if kind == "lab":
-        return nullcontext(unmeasured(lab_of(setting)))
-    return semilla_of(setting)
-
-
-def unmeasured(task: Any) -> Any:  # noqa: ANN401 - a `federate.Task`
-    """The same task; its losses are 0."""
+@contextmanager
+def playing(kind: str, setting: Any, kilobytes: float) -> Iterator[Any]:  # noqa: ANN401 - a task
+    """The task of a case, on nodes of this process; its losses, which nobody measures, are 0."""
+    from server.compare.client_app import app
+    from server.compare.flower_nodes import FlowerLab
+    from server.compare.in_process import InProcessGrid
+    from server.compare.players import STAGE
     from strategies.compare.federate import Measured
 
-    task.measure = lambda _adapters: Measured(0.0, {})
-    return task
+    plays = idle_app() if kind == "idle" else app
+    most, workers = 1 if kind == "lab" else setting.clients, 2 if kind == "semilla" else 1
+    with closing(STAGE), closing(InProcessGrid(plays, most, workers=workers)) as grid:
+        if kind == "idle":
+            task: Any = Idle(kilobytes, grid)
+        elif kind == "semilla":
+            task = semilla_on(grid, setting)
+        else:
+            task = FlowerLab(grid, grid.get_node_ids(), setting)
+        task.measure = lambda _adapters: Measured(0.0, {})
+        yield task
 
 
-def lab_of(setting: Any) -> Any:  # noqa: ANN401 - what `--help` does not load
-    """The lab's clients."""
-    from strategies.compare.lab import Lab
-
-    return Lab(setting)
-
-
-@contextmanager
-def semilla_of(setting: Any) -> Iterator[Any]:  # noqa: ANN401 - what `--help` does not load
+def semilla_on(grid: Any, setting: Any) -> Any:  # noqa: ANN401 - what `--help` does not load
     """The clients of semilla in two worker processes."""
     from dataclasses import replace
 
     from federation.model.documents import Document
+    from server.compare.flower_nodes import FlowerNodes
     from server.compare.language import LanguageTask, split
-    from server.compare.workers import Pool
 
     opening = {"model": "semilla", "search": str(ROOT), "rank": RANK, "alpha": 2.0 * RANK}
+    nodes = FlowerNodes(grid, grid.get_node_ids(), opening | {"data": []}, at_once=2)
     cell = replace(setting, partition="iid", batch=BATCH, tokens=TOKENS)
-    with Pool(2, opening | {"data": []}) as pool:
-        texts = split([Document(**each) for each in pool.opened["documents"]])
-        with LanguageTask(pool, texts, cell) as task:
-            yield unmeasured(task)
+    texts = split([Document(**each) for each in nodes.opened["documents"]])
+    return LanguageTask(nodes, texts, cell)
+
+
+def idle_app() -> Any:  # noqa: ANN401 - a ClientApp, which `--help` does not load
+    """A ClientApp whose clients add to an adapter what was made before, and answer."""
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    from federation.adapter.tensors import load_arrays, save_tensors
+    from server.compare.flower_nodes import question_of, reply_to
+
+    app, changes = ClientApp(), {}
+
+    @app.train()
+    def train(message: Message, _context: Context) -> Message:
+        answers = []
+        for _what, blob, values in question_of(message).tasks:
+            start = load_arrays(blob)
+            at = values["client"] % IDLE_CHANGES
+            change = changes.get(at) or changes.setdefault(at, idle_change(start, at))
+            answers.append(({}, save_tensors({k: v + change[k] for k, v in start.items()})))
+        return reply_to(message, answers)
+
+    return app
+
+
+def idle_spec(kilobytes: float) -> Any:  # noqa: ANN401 - an AdapterSpec
+    """One module whose A and B are as many bytes, in f32."""
+    from federation.adapter.format import AdapterSpec
+
+    side = max(1, round(kilobytes * 1024 / 4 / RANK / 2))
+    name = "base_model.model.idle.lora_{}.weight"
+    shapes = {name.format("A"): (RANK, side), name.format("B"): (side, RANK)}
+    return AdapterSpec("", "idle", RANK, 2.0 * RANK, False, ("idle",), shapes)
+
+
+def idle_change(start: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """A small change of an adapter."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return {k: rng.normal(0, 1e-3, v.shape).astype(np.float32) for k, v in start.items()}
 
 
 class Idle:
-    """A `federate.Task` whose clients do nothing but answer."""
+    """A `federate.Task` whose clients do nothing but answer, each a node behind a grid."""
 
-    def __init__(self, kilobytes: float) -> None:
-        import numpy as np
+    def __init__(self, kilobytes: float, grid: Any) -> None:  # noqa: ANN401 - a Grid
+        from server.compare.flower_nodes import FlowerNodes
 
-        from federation.adapter.format import AdapterSpec, initial_arrays
-
-        side = max(1, round(kilobytes * 1024 / 4 / RANK / 2))
-        name = "base_model.model.idle.lora_{}.weight"
-        shapes = {name.format("A"): (RANK, side), name.format("B"): (side, RANK)}
-        self.spec = AdapterSpec("", "idle", RANK, 2.0 * RANK, False, ("idle",), shapes)
-        self._start = initial_arrays(self.spec, 0)
-        rng = np.random.default_rng(0)
-        self._changes = [
-            {k: rng.normal(0, 1e-3, v.shape).astype(np.float32) for k, v in self._start.items()}
-            for _ in range(16)
-        ]
+        self.spec = idle_spec(kilobytes)
+        self._nodes = FlowerNodes(grid, grid.get_node_ids(), {})
 
     def initial(self) -> dict[str, Any]:
         """A and B."""
-        return self._start
+        from federation.adapter.format import initial_arrays
+
+        return initial_arrays(self.spec, 0)
 
     def examples(self, client: int) -> int:
         """Some."""
@@ -265,15 +297,9 @@ class Idle:
 
     def train(self, jobs: Sequence[Any]) -> Iterator[dict[str, Any]]:
         """The start and a change made in advance."""
-        for job in jobs:
-            change = self._changes[job.client % len(self._changes)]
-            yield {name: value + change[name] for name, value in job.start.items()}
+        from server.compare.flower_nodes import trained
 
-    def measure(self, adapters: Sequence[Mapping[str, Any]]) -> Any:  # noqa: ANN401, ARG002
-        """Nothing."""
-        from strategies.compare.federate import Measured
-
-        return Measured(0.0, {})
+        return trained(self._nodes, jobs)
 
     def add_base(self, delta: dict[str, Any]) -> None:
         """No rule that edits the base is run here."""

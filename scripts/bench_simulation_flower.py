@@ -105,7 +105,7 @@ def trainer(kind: str, clients: int, steps: int) -> Train:
     """What a client does with an adapter, its number and the round's."""
     if kind == "idle":
         return lambda start, _client, _number: start
-    if kind == "lab":
+    if kind.startswith("lab"):
         return _lab(clients, steps)
     nodes = opened()
     if kind != "semilla":
@@ -157,8 +157,8 @@ def _semilla(
 def start_of(kind: str, kilobytes: float) -> Arrays:
     """The adapter that all begin with."""
     if kind == "idle":
-        return bench.Idle(kilobytes).initial()
-    if kind == "lab":
+        return initial_arrays(bench.idle_spec(kilobytes), 0)
+    if kind.startswith("lab"):
         return Lab(Setting(rank=bench.RANK)).initial()
     return initial_arrays(opened()._spec, 0)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from federation import durable
 from federation.errors import UsageError
 from federation.ledger import tracker
 from federation.model.documents import Document
+from server.compare.client_app import app
+from server.compare.flower_nodes import FlowerLab, FlowerNodes, Network
 from server.compare.grid import LAB
+from server.compare.in_process import InProcessGrid
 from server.compare.language import FirstRounds, LanguageTask, Texts, split
+from server.compare.players import STAGE, Players
 from server.compare.report import write_report
 from server.compare.study import Json, Open, Progress, Study, code_facts
-from server.compare.workers import Players, Pool
-from strategies.compare.federate import Task
 from strategies.compare.figures import Table, tabulate
-from strategies.compare.lab import Lab
 from strategies.compare.setting import Setting
 from strategies.compare.trends import Claim, Verdict, judge
 
@@ -144,18 +145,30 @@ def track(place: Place, found: Compared) -> int:
 
 @contextmanager
 def opened(place: Place, cells: Sequence[Setting]) -> Iterator[Opened]:
-    """Give what cells are run with: the lab, or a model in worker processes."""
+    """Give what cells are run with: nodes in this process, for the lab or for a model.
+
+    One node plays all clients of the lab, which train at once. A model has a node for each client;
+    as many of them train at a time as there are worker processes.
+    """
     if place.model == LAB:
-        yield of_lab()
+        with closing(InProcessGrid(app, 1)) as grid:
+            yield of_lab(grid, grid.get_node_ids())
         return
-    with Pool(place.workers, opening_of(place, cells)) as pool:
-        yield of_model(pool)
+    most = max(place.workers, *(cell.clients for cell in cells))
+    with closing(STAGE), closing(InProcessGrid(app, most, workers=place.workers)) as grid:
+        nodes = grid.get_node_ids()
+        opening = opening_of(place, cells)
+        yield of_model(FlowerNodes(grid, nodes, opening, at_once=place.workers))
 
 
-def of_lab(make: Callable[[Setting], Task] = Lab) -> Opened:
-    """Cells of the lab; `make` gives the task of one."""
+def of_lab(grid: Network, nodes: Sequence[int]) -> Opened:
+    """Cells of the lab, on nodes behind a grid."""
     about = ["Task: the regression lab, one LoRA layer of 32 × 24, no language model."]
-    return Opened(lambda setting: nullcontext(make(setting)), code_facts() | {"task": LAB}, about)
+    return Opened(
+        lambda setting: nullcontext(FlowerLab(grid, nodes, setting)),
+        code_facts() | {"task": LAB},
+        about,
+    )
 
 
 def of_model(players: Players) -> Opened:

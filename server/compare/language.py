@@ -15,7 +15,8 @@ from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.tensors import Arrays, load_arrays, save_tensors
 from federation.errors import ConfigError
 from federation.model.documents import Document, fingerprint
-from server.compare.workers import Players
+from server.compare.players import Players
+from server.compare.workers import Asking
 from strategies.compare.attacks import parse
 from strategies.compare.federate import Job, Measured
 from strategies.compare.partitions import share_out
@@ -24,7 +25,7 @@ from strategies.compare.setting import Setting
 F32 = npt.NDArray[np.float32]
 HELD_OUT_EVERY = 5  # of each field and language, by hash
 MAX_HELD_OUT = 64
-MEASURED_TOGETHER = 16  # documents a worker measures at a time
+MEASURED_TOGETHER = 16  # documents a player measures at a time
 Plan = Mapping[str, Any]
 
 
@@ -80,21 +81,21 @@ class FirstRounds:
 
 
 class LanguageTask:
-    """Clients of one cell on the workers' base model (a `federate.Task`); a context manager.
+    """Clients of one cell on the players' base model (a `federate.Task`); a context manager.
 
     Args:
-        pool: open, and used by nobody else meanwhile.
+        players: of the clients; used by nobody else meanwhile.
         texts: shared out by the setting's partition and seed.
         setting: of the cell.
         first: shared by the cells of a study; None: nothing is kept.
     """
 
     def __init__(
-        self, pool: Players, texts: Texts, setting: Setting, first: FirstRounds | None = None
+        self, players: Players, texts: Texts, setting: Setting, first: FirstRounds | None = None
     ) -> None:
-        self._pool, self._texts, self._setting = pool, texts, setting
+        self._players, self._texts, self._setting = players, texts, setting
         self._first = (first or FirstRounds()).of(setting)
-        self._spec = AdapterSpec.from_json(pool.opened["spec"])
+        self._spec = AdapterSpec.from_json(players.opened["spec"])
         fields = [each.field or each.lang for each in texts.train]
         languages = [each.lang for each in texts.train]
         shares = share_out(setting.partition, fields, languages, setting.clients, setting.seed)
@@ -106,7 +107,7 @@ class LanguageTask:
         ]
 
     def __enter__(self) -> LanguageTask:
-        self._pool.everyone("base")
+        self._players.reset_base()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,13 +127,14 @@ class LanguageTask:
         return len(self._shares[client])
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Arrays]:
-        """Train on the workers, side by side; what was trained before is not trained again."""
-        blobs: dict[int, bytes] = {}
+        """Train side by side; what was trained before is not trained again."""
+        starts = {id(job.start): job.start for job in jobs}
+        blobs = {name: save_tensors(start) for name, start in starts.items()}
         setting = self._setting
-        tasks: list[tuple[str, bytes, Mapping[str, Any]]] = []
+        tasks: list[Asking] = []
         names: list[str] = []
         for job in jobs:
-            blob = blobs.setdefault(id(job.start), save_tensors(job.start))
+            blob = blobs[id(job.start)]
             plan = {"learning_rate": setting.lr, "batch_size": setting.batch}
             plan |= {"max_seq_len": setting.tokens, "seed": _seed(setting.seed, job.client)}
             plan |= {"proximal_mu": setting.proximal_mu}
@@ -142,7 +144,7 @@ class LanguageTask:
             names.append(_name(blob, values) if job.number == 1 else "")
         known = dict(self._first)
         wanted = [task for name, task in zip(names, tasks, strict=True) if name not in known]
-        answers = self._pool.each(wanted)
+        answers = self._players.each(wanted)
         for name in names:
             trained = known[name] if name in known else next(answers)[1]
             if name:
@@ -153,14 +155,14 @@ class LanguageTask:
         """Nats per token over all held-out texts, and field by field; the mean of adapters."""
         documents = [asdict(each) for each in self._texts.held_out]
         parts = range(0, len(documents), MEASURED_TOGETHER)
-        tasks: list[tuple[str, bytes, Mapping[str, Any]]] = []
+        tasks: list[Asking] = []
         for adapter in adapters:
             blob = save_tensors(adapter)
             for begin in parts:
                 chosen = documents[begin : begin + MEASURED_TOGETHER]
                 values = {"documents": chosen, "max_tokens": 4 * self._setting.tokens}
                 tasks.append(("measure", blob, values))
-        losses = np.concatenate([content["losses"] for content, _ in self._pool.each(tasks)])
+        losses = np.concatenate([content["losses"] for content, _ in self._players.each(tasks)])
         losses = losses.reshape(len(adapters), len(documents), 2).sum(axis=0)
         fields: dict[str, list[int]] = {}
         for at, each in enumerate(self._texts.held_out):
@@ -169,8 +171,8 @@ class LanguageTask:
         return Measured(_rate(losses), named)
 
     def add_base(self, delta: Arrays) -> None:
-        """Add to the base of every worker."""
-        self._pool.everyone("base", save_tensors(delta))
+        """Add to everybody's base."""
+        self._players.add_base(save_tensors(delta))
 
     def facts(self) -> dict[str, str]:
         """Base, data, and who has what in which order."""

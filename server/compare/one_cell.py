@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from federation import durable
 from federation.errors import UsageError
 from server.compare import grid as wishes
 from server.compare.comparison import LOCK, Opened, Place, of_lab, of_model, opening_of
-from server.compare.flower_nodes import FlowerLab, FlowerNodes, Network
+from server.compare.flower_nodes import FlowerNodes, Network, gathered
 from server.compare.study import CELLS, Json, Progress
 from strategies.compare.lab import KINDS
 from strategies.compare.setting import Setting
@@ -99,10 +98,10 @@ def _run(over: Network, asked: Asked, folder: Path, say: Callable[[str], None]) 
 
 
 def _opened(over: Network, asked: Asked) -> Opened:
+    nodes = gathered(over, asked.cell.clients)
     if asked.place.model == wishes.LAB:
-        return of_lab(functools.partial(FlowerLab, over))
-    opening = opening_of(asked.place, [asked.cell])
-    return of_model(FlowerNodes(over, opening, asked.cell.clients))
+        return of_lab(over, nodes)
+    return of_model(FlowerNodes(over, nodes, opening_of(asked.place, [asked.cell])))
 
 
 def _fitting(partition: str) -> str:

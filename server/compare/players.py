@@ -1,19 +1,20 @@
-"""Whoever plays nodes inside a process that is not ours: it keeps one worker, and its base, warm.
+"""Those who answer for nodes inside a process: each keeps one worker, and its base, warm.
 
-Flower's simulation hands a message to any of its processes. So each question says with what the
-worker is to be opened and what has been added to the base so far; what is there already is kept.
+A message may reach any of them, in any process. So each question says with what the worker is to be
+opened and what has been added to the base so far; what is there already is kept. Whoever answers,
+the answer is the same.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from federation.adapter.tensors import load_arrays, save_tensors
-from server.compare.workers import Answer, Worker
+from federation.errors import ConscienceError
+from server.compare.workers import Answer, Asking, Worker
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
 from strategies.compare.setting import Setting
@@ -21,21 +22,41 @@ from strategies.compare.setting import Setting
 
 @dataclass(frozen=True)
 class Question:
-    """What one client is asked.
+    """What one node is asked.
 
     Attributes:
-        what: "open", "train" or "measure", as `client.virtual` knows them; the lab only trains.
         opening: what the worker is opened with: the lab's `setting`, or a model.
-        values: of the question, JSON.
-        blob: an adapter.
-        bases: all deltas of the base so far, in their order.
+        tasks: "open", "train" or "measure", all alike, as `client.virtual` knows them; the lab
+            only trains. One for each client that the node plays.
+        laid: hashes of all deltas of the base so far, in their order.
+        bases: these deltas.
     """
 
-    what: str
     opening: Mapping[str, Any]
-    values: Mapping[str, Any] = field(default_factory=dict)
-    blob: bytes = b""
+    tasks: Sequence[Asking]
+    laid: Sequence[str] = ()
     bases: Sequence[bytes] = ()
+
+
+class Players(Protocol):
+    """Whoever plays the clients of a comparison."""
+
+    @property
+    def opened(self) -> Mapping[str, Any]:
+        """What one of them said when it was opened; all would say the same."""
+        ...
+
+    def add_base(self, delta: bytes) -> None:
+        """Lay a delta on everybody's base."""
+        ...
+
+    def reset_base(self) -> None:
+        """Give everybody's base its own weights back."""
+        ...
+
+    def each(self, tasks: Iterable[Asking]) -> Iterator[Answer]:
+        """Do tasks, each by whoever is free; answers in the order of the tasks."""
+        ...
 
 
 class Asked(Protocol):
@@ -45,23 +66,23 @@ class Asked(Protocol):
         """Ask for one thing and wait for the answer."""
         ...
 
+    def each(self, tasks: Sequence[Asking]) -> list[Answer]:
+        """Ask for what clients of one round do."""
+        ...
+
     def stop(self) -> None:
         """End it."""
         ...
 
 
 class LabWorker:
-    """The lab's clients, asked as a `Worker` is."""
+    """The lab's clients, asked as a `Worker` is; they train at once."""
 
     _setting: Setting
     _lab: Lab
 
     def ask(self, what: str, blob: bytes = b"", **values: Any) -> Answer:  # noqa: ANN401 - JSON
-        """Open, train one client, or add a delta to the base (without one: take all away)."""
-        if what == "train":
-            start, trains = load_arrays(blob), frozenset(values["trains"])
-            job = Job(int(values["client"]), int(values["round"]), start, trains)
-            return {}, save_tensors(next(self._lab.train([job])))
+        """Open, or add a delta to the base (without one: take all away)."""
         if blob:
             self._lab.add_base(load_arrays(blob))
             return {}, b""
@@ -69,6 +90,14 @@ class LabWorker:
             self._setting = Setting.from_json(values["setting"])
         self._lab = Lab(self._setting)
         return {}, b""
+
+    def each(self, tasks: Sequence[Asking]) -> list[Answer]:
+        """Train clients of one round, all by the same factors."""
+        jobs = []
+        for _what, blob, values in tasks:
+            trains = frozenset(values["trains"])
+            jobs.append(Job(values["client"], values["round"], load_arrays(blob), trains))
+        return [({}, save_tensors(found)) for found in self._lab.train(jobs)]
 
     def stop(self) -> None:
         """Nothing runs."""
@@ -83,18 +112,26 @@ class Player:
         self._opened: dict[str, Any] = {}
         self._laid: list[str] = []
 
-    def answer(self, asked: Question) -> Answer:
-        """Answer for one client.
+    def answer(self, asked: Question) -> list[Answer]:
+        """Answer for the clients of one node, in the order of the tasks.
 
         Raises:
-            ConscienceError: it could not be done.
+            ConscienceError: it could not be done; the worker is opened anew for the next question.
         """
-        if asked.opening != self._opening:
-            self._open(asked.opening)
-        if asked.what == "open":
-            return self._opened, b""
-        self._lay(asked.bases)
-        return self._worker.ask(asked.what, asked.blob, **asked.values)
+        try:
+            if asked.opening != self._opening:
+                self._open(asked.opening)
+            if asked.tasks[0][0] == "open":
+                return [(self._opened, b"")] * len(asked.tasks)
+            self._lay(asked)
+            return self._worker.each(asked.tasks)
+        except ConscienceError:
+            self._opening = {}
+            raise
+
+    def stop(self) -> None:
+        """End the worker."""
+        self._worker.stop()
 
     def _open(self, opening: Mapping[str, Any]) -> None:
         self._worker.stop()
@@ -103,17 +140,38 @@ class Player:
         self._opened, _ = self._worker.ask("open", **opening)
         self._opening, self._laid = opening, []
 
-    def _lay(self, bases: Sequence[bytes]) -> None:
-        wanted = [hashlib.sha256(each).hexdigest() for each in bases]
+    def _lay(self, asked: Question) -> None:
+        wanted = list(asked.laid)
         if wanted[: len(self._laid)] != self._laid:
             self._worker.ask("base")
             self._laid = []
-        for at in range(len(self._laid), len(wanted)):
-            self._worker.ask("base", bases[at])
+        for delta in asked.bases[len(self._laid) :]:
+            self._worker.ask("base", delta)
         self._laid = wanted
 
 
-@functools.cache
-def player() -> Player:
-    """The one of this process: a base model is loaded once, whatever number of nodes it plays."""
-    return Player()
+class Stage:
+    """Players who are free; there are as many as have ever answered at once."""
+
+    def __init__(self) -> None:
+        self._free: list[Player] = []
+
+    @contextmanager
+    def player(self) -> Iterator[Player]:
+        """Somebody who is free: who has just answered, or a new one."""
+        try:
+            player = self._free.pop()  # one step, whatever other threads do
+        except IndexError:
+            player = Player()
+        try:
+            yield player
+        finally:
+            self._free.append(player)
+
+    def close(self) -> None:
+        """End the workers of all who are free."""
+        while self._free:
+            self._free.pop().stop()
+
+
+STAGE = Stage()  # of this process

@@ -220,7 +220,7 @@ class _Federation:
                 change[name][:] = 0
             if self.hostile:  # they look at what the others changed
                 deltas.append(change)
-            else:  # while others train
+            else:
                 updates.append(self._coded(job, change, sends))
         if self.hostile:
             rng = np.random.default_rng([self.setting.seed, 17, number])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -13,19 +14,21 @@ from bench_simulation_flower import client_app, record_of, server_app, start_of,
 from flwr.app import Context, Error, Message, RecordDict
 
 from federation.errors import ProcessError
+from server.compare.in_process import InProcessGrid
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
 from strategies.compare.setting import Setting
-from tests.fake_grid import FakeGrid
 
 pytestmark = pytest.mark.strategies
 
 
 def test_the_benchmark_counts_clients_and_rounds() -> None:
-    asked = ["--clients=4", "--train=lab:3", "--rounds=1", "--ours-alone"]
-    idle, lab = measure(parse(asked))
-    assert (idle["case"], lab["case"], idle["side"], lab["clients"]) == ("idle:4", "lab:3", OURS, 3)
-    for row in (idle, lab):
+    asked = ["--clients=4", "--train=lab:3,lab-each:3,semilla:2:1", "--rounds=1", "--ours-alone"]
+    rows = list(measure(parse(asked)))
+    assert [row["case"] for row in rows] == ["idle:4", "lab:3", "lab-each:3", "semilla:2:1"]
+    assert [row["clients"] for row in rows] == [4, 3, 3, 2]
+    assert {row["side"] for row in rows} == {OURS}
+    for row in rows:
         figures = ("first_s", "per_s", "per_cpu_s", "rounds_a_minute", "peak_mb")
         assert min(row[name] for name in figures) > 0
 
@@ -40,26 +43,27 @@ def test_without_ray_what_is_missing_is_named(
     assert last == NO_RAY
 
 
-def play(kind: str, app: Any) -> tuple[FakeGrid, int]:
+def play(kind: str, app: Any) -> tuple[list[Message], int]:
     """Two rounds of two clients; what was sent, and how many rounds came to an end."""
     ends: list[tuple[float, float]] = []
+    sent: list[Message] = []
 
-    def node(at: int) -> Any:
-        where: dict[str, Any] = {"partition-id": at, "num-partitions": 2}
-        context = Context(1, at + 1, where, RecordDict(), {})
-        return lambda message: app(message, context)
+    def watched(message: Message, context: Context) -> Message:
+        sent.append(message)
+        found: Message = app(message, context)
+        return found
 
-    grid = FakeGrid({1: node(0), 2: node(1)})
     context = Context(1, 1, {}, RecordDict(), {})
-    server_app(start_of(kind, 1.0), 2, 2, ends)(grid, context)  # type: ignore[arg-type]
-    return grid, len(ends)
+    with closing(InProcessGrid(watched, 2)) as grid:
+        server_app(start_of(kind, 1.0), 2, 2, ends)(grid, context)
+    return sent, len(ends)
 
 
 @pytest.mark.parametrize("kind", ["idle", "lab", "semilla"])
 def test_flowers_side_runs_the_same_clients_round_by_round(kind: str) -> None:
-    grid, rounds = play(kind, client_app(kind, 2, 2))
-    assert (len(grid.sent), rounds) == (4, 2)
-    first, *_, last = (dict(message.content["arrays"]) for message in grid.sent)
+    sent, rounds = play(kind, client_app(kind, 2, 2))
+    assert (len(sent), rounds) == (4, 2)
+    first, *_, last = (dict(message.content["arrays"]) for message in sent)
     same = [np.array_equal(first[name].numpy(), last[name].numpy()) for name in first]
     assert all(same) == (kind == "idle")
 

@@ -1,28 +1,34 @@
-"""A cell over Flower's messages is the cell of `flower-server compare`, to the last bit.
+"""A cell over Flower's messages is the cell in memory, to the last bit, whoever plays the nodes.
 
-Here the grid is one of this process; `tests/integration/test_simulation.py` runs `flwr run`.
+Here the grid is that of `flower-server compare`; `tests/integration/test_simulation.py` runs
+`flwr run`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
 
 from client.virtual import VirtualNodes
 from federation.adapter.format import initial_arrays
 from federation.adapter.tensors import save_tensors
 from federation.errors import ConfigError, ConscienceError, ProcessError, UsageError
 from server.compare import grid, one_cell
-from server.compare.flower_nodes import FlowerNodes, question_of, reply_to
-from server.compare.players import Player, Question
+from server.compare.client_app import app
+from server.compare.flower_nodes import FlowerNodes, gathered
+from server.compare.in_process import InProcessGrid
+from server.compare.players import STAGE, Player, Question
 from strategies.compare.federate import Task, federate
 from strategies.compare.lab import MODULE, Lab, lab_spec
 from strategies.compare.setting import Setting
@@ -37,26 +43,27 @@ USUAL: dict[str, Any] = APP["tool"]["flwr"]["app"]["config"]
 SMALL: dict[str, Any] = {"clients": 3, "rounds": 2, "steps": 3, "seed": 2}
 
 
-def flower(nodes: int = 3, players: int = 2) -> FakeGrid:
-    """Some nodes, played by fewer processes, whoever is next."""
-    stage = [Player() for _ in range(players)]
-    turns = iter(range(1_000_000))
-
-    def play(message: Message) -> Message:
-        return reply_to(message, stage[next(turns) % players].answer(question_of(message)))
-
-    return FakeGrid(dict.fromkeys(range(1, nodes + 1), play))
+@pytest.fixture(autouse=True)
+def nobody_is_left_on_the_stage() -> Iterator[None]:
+    STAGE.close()
+    yield
+    STAGE.close()
 
 
-def ran(over: FakeGrid, **config: Any) -> dict[str, Any]:
+def flower(nodes: int = 3, workers: int = 2) -> InProcessGrid:
+    """Some nodes, played by fewer players, whoever is free."""
+    return InProcessGrid(app, nodes, workers=workers)
+
+
+def ran(over: Grid, **config: Any) -> dict[str, Any]:
     """The record of a cell, without its seconds."""
     told: list[str] = []
-    record = one_cell.run(over, USUAL | config, told.append)  # type: ignore[arg-type]
+    record = one_cell.run(over, USUAL | config, told.append)
     assert any(line.startswith("round 1: loss") for line in told)
     return record | {"seconds": None}
 
 
-def in_process(task: Task, setting: Setting) -> dict[str, Any]:
+def in_memory(task: Task, setting: Setting) -> dict[str, Any]:
     record = federate(task, setting).to_json()
     found: dict[str, Any] = json.loads(json.dumps(record))
     return found | {"seconds": None}
@@ -75,17 +82,37 @@ def in_process(task: Task, setting: Setting) -> dict[str, Any]:
     ids=lambda wish: str(wish["strategy"]),
 )
 def test_a_cell_of_the_lab_is_the_same_over_flower(wish: Mapping[str, Any]) -> None:
-    over = flower()
-    found = ran(over, **SMALL, **wish)
+    asked = count()
+
+    def counted(message: Message, context: Context) -> Message:
+        next(asked)
+        return app(message, context)
+
+    found = ran(InProcessGrid(counted, 3, workers=2), **SMALL, **wish)
     setting = Setting.from_json(found["setting"])
     assert (setting.strategy, setting.seed) == (wish["strategy"], 2)
-    assert found == in_process(Lab(setting), setting)
-    assert len(over.sent) == setting.clients * setting.rounds
+    assert found == in_memory(Lab(setting), setting)
+    assert next(asked) == setting.clients * setting.rounds
 
 
 def test_fewer_nodes_than_clients_play_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.compare.flower_nodes.SETTLED_S", 0.0)
-    assert ran(flower(nodes=1), **SMALL) == ran(flower(nodes=3), **SMALL)
+    three = ran(flower(nodes=3), **SMALL)
+    assert ran(flower(nodes=1), **SMALL) == ran(flower(nodes=2), **SMALL) == three
+
+
+def test_flowers_server_app_is_the_one_that_runs_the_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from server.simulation_server_app import app as server
+
+    config = USUAL | SMALL | {"out": str(tmp_path)}
+    with closing(flower()) as over:
+        server(over, Context(1, 1, {}, RecordDict(), config))
+    (path,) = (tmp_path / "cells").glob("*.json")
+    last = ran(flower(), **SMALL)["rounds"][-1]
+    assert json.loads(path.read_bytes())["rounds"][-1] == last
+    assert f"loss {last['loss']:.6f}" in capsys.readouterr().err
 
 
 def test_a_kept_cell_is_the_one_that_a_comparison_finds_there(tmp_path: Path) -> None:
@@ -113,13 +140,24 @@ class Inside(VirtualNodes):
     def stop(self) -> None:
         pass
 
-    everyone = ask
+    def each(self, tasks: Any) -> Any:
+        return [self.ask(what, blob, **values) for what, blob, values in tasks]
+
+
+class Alone(Inside):
+    """The one player of a comparison, without messages (`players.Players`)."""
+
+    def add_base(self, delta: bytes) -> None:
+        self.ask("base", delta)
+
+    def reset_base(self) -> None:
+        self.ask("base")
 
     def each(self, tasks: Any) -> Any:
-        return (self.ask(what, blob, **values) for what, blob, values in tasks)
+        return iter(super().each(tasks))
 
 
-def test_a_cell_on_a_model_is_the_same_over_flower_and_each_process_loads_it_once(
+def test_a_cell_on_a_model_is_the_same_over_flower_and_a_player_loads_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.compare.players.Worker", Inside)
@@ -128,11 +166,12 @@ def test_a_cell_on_a_model_is_the_same_over_flower_and_each_process_loads_it_onc
     data = write_rows(tmp_path / "rows.jsonl", rows)
     wish = {"model": str(folder), "data": str(data), "strategy": "flora", "partition": "iid"}
     sizes = {"clients": 2, "rounds": 2, "steps": 1, "rank": 4, "tokens": 32}
-    found = ran(flower(nodes=2), **wish, **sizes)
-    assert Inside.opened == 2
+    Inside.opened = 0
+    found = ran(flower(nodes=2, workers=1), **wish, **sizes)
+    assert Inside.opened == 1
     setting = Setting.from_json(found["setting"])
     with model_task(found, setting, wish) as task:
-        assert found == in_process(task, setting)
+        assert found == in_memory(task, setting)
     assert found["rounds"][-1]["loss"] < found["rounds"][0]["loss"]
 
 
@@ -143,7 +182,7 @@ def model_task(
     from server.compare.comparison import Place, of_model, opening_of
 
     place = Place(Path(), wish["model"], (Path(wish["data"]),), search=Path(wish["model"]).parent)
-    worker: Any = Inside()
+    worker: Any = Alone()
     worker.opened, _ = worker.ask("open", **opening_of(place, [setting]))
     assert worker.opened["spec"]["base_hash"] == found["setting"]["task"]
     return of_model(worker).task(setting)
@@ -151,9 +190,10 @@ def model_task(
 
 def ask(player: Player, setting: Setting, bases: list[bytes]) -> bytes:
     start = save_tensors(initial_arrays(lab_spec(setting.rank), 0))
-    values = {"client": 0, "round": 1, "trains": ["A", "B"]}
-    opening = {"setting": setting.to_json()}
-    return player.answer(Question("train", opening, values, start, bases))[1]
+    task = ("train", start, {"client": 0, "round": 1, "trains": ["A", "B"]})
+    laid = [hashlib.sha256(base).hexdigest() for base in bases]
+    ((_, found),) = player.answer(Question({"setting": setting.to_json()}, [task], laid, bases))
+    return found
 
 
 def test_what_lies_on_a_base_is_what_the_question_says_whoever_was_asked_before() -> None:
@@ -176,15 +216,29 @@ def test_a_node_that_fails_or_says_nothing_ends_the_cell_with_its_reason() -> No
 
     for node, reason in ((fail, "no such partition"), (lambda _message: None, "no answer")):
         with pytest.raises(ProcessError, match=reason):
-            ran(FakeGrid({1: node, 2: node, 3: node}), **SMALL)
+            ran(FakeGrid({1: node, 2: node, 3: node}), **SMALL)  # type: ignore[arg-type]
+
+
+def test_what_a_player_cannot_do_is_said_with_the_next_step_and_the_next_one_is_done() -> None:
+    setting = Setting(clients=2, steps=2)
+    good, bad = setting.to_json(), setting.to_json() | {"partition": "shift:x"}
+    start = save_tensors(initial_arrays(lab_spec(setting.rank), 0))
+    task = ("train", start, {"client": 0, "round": 1, "trains": ["A", "B"]})
+    with closing(flower(nodes=1, workers=1)) as over:
+        nodes = over.get_node_ids()
+        (first,) = FlowerNodes(over, nodes, {"setting": good}).each([task])
+        for opening in (bad, bad):
+            with pytest.raises(ConscienceError, match="'shift:x' is no partition") as caught:
+                next(FlowerNodes(over, nodes, {"setting": opening}).each([task]))
+            assert caught.value.hint.startswith("Write shift:H")
+        assert list(FlowerNodes(over, nodes, {"setting": good}).each([task])) == [first]
+        assert list(FlowerNodes(over, nodes, {"setting": good}).each([])) == []
 
 
 def test_without_nodes_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.compare.flower_nodes.PATIENCE_S", 0.0)
     with pytest.raises(ProcessError, match="no nodes"):
-        FlowerNodes(FakeGrid({}), {}, 2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="train"):
-        FlowerNodes(flower(), {}, 3).everyone("train")  # type: ignore[arg-type]
+        gathered(FakeGrid({}), 2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

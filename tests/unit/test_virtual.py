@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,12 @@ from federation.errors import ConscienceError, ModelError, ProcessError
 from federation.frames import read_frame, write_frame
 from federation.model.documents import Document
 from federation.model.grounded import Ground
+from server.compare.client_app import app
+from server.compare.flower_nodes import FlowerNodes
+from server.compare.in_process import InProcessGrid
 from server.compare.language import FirstRounds, LanguageTask, split, spoilt
-from server.compare.workers import Pool
+from server.compare.players import STAGE
+from server.compare.workers import Worker
 from strategies.compare.federate import federate
 from strategies.compare.setting import Setting
 from tests.adapter_samples import random_arrays
@@ -35,13 +39,16 @@ PLAN = TrainingPlan(learning_rate=0.01, batch_size=2, max_seq_len=32, seed=5)
 
 
 class InProcess:
-    """A pool whose one worker lives here: the same questions, the same frames."""
+    """The one player, here, without messages (`players.Players`)."""
 
     def __init__(self, nodes: VirtualNodes, opened: dict[str, Any]) -> None:
         self.nodes, self.opened = nodes, opened
 
-    def everyone(self, what: str, blob: bytes = b"", **values: Any) -> list[Any]:
-        return [self.nodes.answer({"do": what, **values}, blob)]
+    def add_base(self, delta: bytes) -> None:
+        self.nodes.answer({"do": "base"}, delta)
+
+    def reset_base(self) -> None:
+        self.nodes.answer({"do": "base"}, b"")
 
     def each(self, tasks: Any) -> Iterator[Any]:
         return (self.nodes.answer({"do": what, **values}, blob) for what, blob, values in tasks)
@@ -138,7 +145,7 @@ def test_rounds_go_through_the_data_without_a_gap(pool: InProcess) -> None:
 def test_a_delta_of_the_base_is_added_and_taken_back_to_the_last_bit(
     pool: InProcess, spec: AdapterSpec
 ) -> None:
-    pool.everyone("base")  # takes the last client's adapter off
+    pool.reset_base()  # takes the last client's adapter off
     loaded = pool.nodes._loaded
     before = {n: p.detach().clone() for n, p in loaded.model.named_parameters()}
     ground, deltas = Ground(loaded), [random_arrays(spec, seed, 0.1) for seed in (1, 2)]
@@ -170,7 +177,7 @@ def test_a_cell_on_a_model_is_the_same_twice_and_learns(pool: InProcess, strateg
     )
     found = []
     for _ in range(2):
-        with LanguageTask(pool, texts, setting) as task:  # type: ignore[arg-type]
+        with LanguageTask(pool, texts, setting) as task:
             found.append(federate(task, setting).to_json() | {"seconds": None})
     assert found[0] == found[1]
     first, *_, last = found[0]["rounds"]
@@ -183,10 +190,10 @@ def test_clients_of_unequal_ranks_train_leading_rows_on_a_model(pool: InProcess)
     texts = split(documents(pool, 60))
     setting = Setting(task="tiny", strategy="flexlora", partition="iid", clients=2, rounds=2)
     setting = replace(setting, steps=1, ranks=(2, 4), coding="bf16", tokens=32)
-    with LanguageTask(pool, texts, setting) as task:  # type: ignore[arg-type]
+    with LanguageTask(pool, texts, setting) as task:
         mixed = federate(task, setting).to_json()
     whole = replace(setting, ranks=())
-    with LanguageTask(pool, texts, whole) as task:  # type: ignore[arg-type]
+    with LanguageTask(pool, texts, whole) as task:
         even = federate(task, whole).to_json()
     assert mixed["rounds"][-1]["up"] * 4 == even["rounds"][-1]["up"] * 3
     assert mixed["rounds"][-1]["loss"] < mixed["rounds"][0]["loss"]
@@ -201,12 +208,12 @@ def test_arms_share_what_they_train_alike_in_their_first_round(pool: InProcess) 
     for strategy in ("fedit", "flexlora", "ffa"):
         arm = replace(setting, strategy=strategy)
         counting = CountingPool(pool)
-        with LanguageTask(counting, texts, arm, first) as task:  # type: ignore[arg-type]
+        with LanguageTask(counting, texts, arm, first) as task:
             records[strategy] = federate(task, arm).to_json()["rounds"]
         trained.append(counting.trained)
     assert trained == [6, 3, 6]  # flexlora begins as fedit does; ffa trains another factor
     again = replace(setting, strategy="flexlora")
-    with LanguageTask(pool, texts, again) as task:  # type: ignore[arg-type]
+    with LanguageTask(pool, texts, again) as task:
         assert federate(task, again).to_json()["rounds"] == records["flexlora"]
 
 
@@ -254,46 +261,57 @@ def test_another_model_never_stands_in_for_one_that_is_not_there(tmp_path: Path)
         VirtualNodes().answer(opening | {"data": []}, b"")
 
 
-def test_real_workers_measure_and_their_errors_come_over_the_pipe(
+def test_a_real_worker_measures_and_its_errors_come_over_the_pipe(
     pool: InProcess, folder: Path, spec: AdapterSpec, tmp_path: Path
 ) -> None:
     opening = {"model": str(folder), "search": str(tmp_path), "rank": 4, "alpha": 8.0}
-    with pytest.raises(ConscienceError, match="no file"):
-        Pool(1, opening | {"data": [str(tmp_path / "none.jsonl")]})
     rows = [asdict(each) for each in documents(pool, 3)]
     blob = save_tensors(random_arrays(spec, 1, 0.1))
-    asked = [("measure", blob, {"documents": [row], "max_tokens": 32}) for row in rows]
-    with Pool(1, opening | {"data": []}) as real:
-        assert real.opened["spec"] == spec.to_json()
-        there = [content["losses"] for content, _ in real.each(asked)]
-        here = [content["losses"] for content, _ in pool.each(asked)]
-        assert np.allclose(there, here, rtol=1e-6)
-        real._workers[0]._process.kill()
+    real = Worker()
+    try:
+        with pytest.raises(ConscienceError, match="no file"):
+            real.ask("open", **opening, data=[str(tmp_path / "none.jsonl")])
+        opened, _ = real.ask("open", **opening, data=[])
+        assert opened["spec"] == spec.to_json()
+        there, _ = real.ask("measure", blob, documents=rows, max_tokens=32)
+        ((here, _),) = pool.each([("measure", blob, {"documents": rows, "max_tokens": 32})])
+        assert np.allclose(there["losses"], here["losses"], rtol=1e-6)
+        real._process.kill()
         with pytest.raises(ProcessError, match="ended in the middle"):
-            real.everyone("base")
+            real.ask("base")
+    finally:
+        real.stop()
 
 
-def test_what_many_workers_are_asked_comes_back_in_order(
-    monkeypatch: pytest.MonkeyPatch,
+def test_nodes_of_real_workers_answer_in_order_and_a_dead_worker_is_begun_anew(
+    pool: InProcess, folder: Path, spec: AdapterSpec, tmp_path: Path
 ) -> None:
-    class Slow:
-        """Answers later the earlier it was asked."""
+    opening = {"model": str(folder), "search": str(tmp_path), "rank": 4, "alpha": 8.0, "data": []}
+    rows = [asdict(each) for each in documents(pool, 6)]
+    blob = save_tensors(random_arrays(spec, 1, 0.1))
+    delta = save_tensors(random_arrays(spec, 2, 0.1))
+    asked = [("measure", blob, {"documents": [row], "max_tokens": 32}) for row in rows]
 
-        asked = 0
+    def losses(of: Any) -> list[Any]:
+        return [content["losses"][0] for content, _ in of.each(asked)]
 
-        def ask(self, what: str, blob: bytes = b"", **values: Any) -> Any:
-            if what == "open":
-                return {"spec": {}}, b""
-            Slow.asked += 1
-            time.sleep(0.01 * (6 - values["number"]))
-            return values, blob
-
-        def stop(self) -> None:
-            Slow.asked = -1
-
-    monkeypatch.setattr("server.compare.workers.Worker", Slow)
-    with Pool(3, {}) as many:
-        answers = list(many.each([("do", b"", {"number": n}) for n in range(6)]))
-        assert [content["number"] for content, _ in answers] == list(range(6))
-        assert Slow.asked == 6
-    assert Slow.asked == -1
+    with closing(STAGE), closing(InProcessGrid(app, 3, workers=2)) as grid:
+        nodes = FlowerNodes(grid, grid.get_node_ids(), opening, at_once=2)
+        assert nodes.opened["spec"] == spec.to_json()
+        pool.reset_base()
+        plain = losses(nodes)
+        assert np.allclose(plain, losses(pool), rtol=1e-6)
+        for players in (nodes, pool):
+            players.add_base(delta)
+        moved = losses(nodes)
+        assert np.allclose(moved, losses(pool), rtol=1e-6)
+        assert not np.allclose(moved, plain, rtol=1e-3)
+        for player in STAGE._free:
+            player._worker._process.kill()  # type: ignore[attr-defined]
+        with pytest.raises(ConscienceError, match="ended in the middle"):
+            losses(nodes)
+        assert losses(nodes) == moved
+        processes = [player._worker._process for player in STAGE._free]  # type: ignore[attr-defined]
+    assert len(processes) == 2
+    assert all(process.poll() is not None for process in processes)
+    pool.reset_base()
