@@ -127,7 +127,9 @@ def locate(candidate: Candidate, *, allow_download: bool = False) -> Candidate:
     """
     if candidate.path is not None:
         if not candidate.path.is_dir():
-            raise ModelError(_("there is no folder {path}").format(path=candidate.path))
+            raise ModelError(
+                _("there is no folder {path}").format(path=candidate.path), hint=_at_hand()
+            )
         return candidate
     folder = _hub_folder(candidate, allow_download=allow_download)
     return replace(candidate, path=folder, revision=folder.name)
@@ -258,5 +260,9 @@ def _hub_folder(candidate: Candidate, *, allow_download: bool) -> Path:
             why = str(err).partition("\n")[0]
             raise ModelError(text.format(model=candidate.ref, why=why)) from err
         text = _("{model} is not in the local cache, and downloading was not allowed")
-        raise ModelError(text.format(model=candidate.ref)) from err
+        raise ModelError(text.format(model=candidate.ref), hint=_at_hand()) from err
     return Path(folder)
+
+
+def _at_hand() -> str:
+    return _("Name `semilla`, or the folder of a model that is on this machine.")

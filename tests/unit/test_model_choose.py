@@ -17,6 +17,7 @@ from federation.model.choose import (
     candidates,
     choose_base,
     identity,
+    locate,
     public_name,
     require_identity,
 )
@@ -153,6 +154,13 @@ def test_a_hub_model_outside_the_cache_is_not_fetched_unless_allowed(tmp_path: P
     choice = choose_base("no-such-org/no-such-model", search=tmp_path, try_load=accept)
     assert choice.ref == "finetune_es_pdf_lm_full"
     assert "not in the local cache" in choice.reasons[0]
+
+
+@pytest.mark.parametrize("name", ["no-such-org/no-such-model", "./no-such-folder"])
+def test_a_model_that_is_not_here_is_named_with_what_would_do(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no-such-") as caught:
+        locate(candidates(name, tmp_path)[0])
+    assert "`semilla`, or the folder" in caught.value.hint
 
 
 def test_a_hub_model_in_the_cache_is_used_with_its_commit(
