@@ -22,9 +22,14 @@ WIDTH = 0.085  # of a letter, in inches
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one arm, round by round: (bytes so far, mean loss); the first is the start."""
+    """Points of one arm, round by round: (bytes so far, mean loss); the first is the start.
+
+    Attributes:
+        look: which colour and style it is drawn in; the same arm has the same in all pictures.
+    """
 
     points: Sequence[tuple[float, float]]
+    look: int
 
 
 def curves_picture(curves: Mapping[str, Curve]) -> bytes:
@@ -35,9 +40,10 @@ def curves_picture(curves: Mapping[str, Curve]) -> bytes:
     largest = max((moved for each in curves.values() for moved, _ in each.points), default=0.0)
     least = min((each.points[-1][0] for each in curves.values() if each.points), default=0.0)
     is_wide = least > 0 and largest > 4 * least
-    for place, (arm, curve) in enumerate(curves.items()):
+    for arm, curve in curves.items():
         losses = [loss for _, loss in curve.points]
-        colour, style = COLOURS[place % len(COLOURS)], STYLES[place // len(COLOURS) % len(STYLES)]
+        colour = COLOURS[curve.look % len(COLOURS)]
+        style = STYLES[curve.look // len(COLOURS) % len(STYLES)]
         left.plot(range(len(losses)), losses, label=arm, color=colour, linestyle=style)
         shown = [(moved / 1e6, loss) for moved, loss in curve.points if moved or not is_wide]
         right.plot(*zip(*shown, strict=True), color=colour, linestyle=style, marker=".")

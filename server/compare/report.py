@@ -39,9 +39,9 @@ NOTE = (
     "0.05. With few seeds the interval alone is too narrow."
 )
 STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;"
     "color:#222;background:#fff}table{border-collapse:collapse;display:block;overflow-x:auto;"
-    "font-variant-numeric:tabular-nums}th,td{padding:.25rem .7rem;text-align:right;"
+    "font-variant-numeric:tabular-nums;font-size:.85em}th,td{padding:.25rem .5rem;text-align:right;"
     "border-bottom:1px solid #ddd;white-space:nowrap}th:first-child,td:first-child{text-align:left}"
     ".yes{font-weight:600}.warn{background:#fff3cd;padding:.6rem 1rem}img{max-width:100%}"
 )
@@ -80,7 +80,7 @@ def markdown(
     lines += [f"**Not fair:** {line}" for line in table.unfair]
     for panel, rows in table.panels().items():
         lines += [f"## {panel}", "", f"Start {rows[0].start:.4f}. {bytes_note(table, panel)}", ""]
-        lines += _markdown_table(_columns(table, panel), [cells_of(row) for row in rows])
+        lines += _markdown_table(*_told(table, panel))
     matrix = attack_matrix(table)
     for place, losses in matrix.items():
         attacks = list(dict.fromkeys(kind for each in losses.values() for kind in each))
@@ -102,11 +102,12 @@ def html(
     """The comparison as one page that loads nothing."""
     parts = [f"<h1>Strategies compared</h1><ul>{''.join(f'<li>{escape(a)}' for a in about)}</ul>"]
     parts += [f"<p class=warn>Not fair: {escape(line)}</p>" for line in table.unfair]
+    looks = {arm: at for at, arm in enumerate(dict.fromkeys(row.arm for row in table.rows))}
     for panel, rows in table.panels().items():
         intro = f"Start {rows[0].start:.4f}. {bytes_note(table, panel)}"
         parts.append(f"<h2>{escape(panel)}</h2><p>{escape(intro)}</p>")
-        parts.append(_html_table(_columns(table, panel), [cells_of(row) for row in rows]))
-        curves = {row.arm: Curve(row.curve) for row in rows}
+        parts.append(_html_table(*_told(table, panel)))
+        curves = {row.arm: Curve(row.curve, looks[row.arm]) for row in rows}
         parts.append(_picture(curves_picture(curves), f"loss by round and by bytes: {panel}"))
         spans = {
             row.arm: Span(found.mean, found.low, found.high, found.is_clear)
@@ -170,7 +171,7 @@ def cells_of(row: Row) -> list[str]:
         f"{row.down / 1e6:.3f}",
         f"{row.server_s:.3f}",
         "" if row.epsilon is None else f"{row.epsilon:.3g}",
-        "" if row.hostile_weight is None else f"{row.hostile_weight:.2f}",
+        "" if row.hostile_weight is None or row.attack == "none" else f"{row.hostile_weight:.2f}",
         f"{row.refused_honest:.2f}",
         str(row.seeds),
     ]
@@ -201,8 +202,12 @@ def bytes_note(table: Table, panel: str) -> str:
     return "Arms moved different bytes: see MB up and down."
 
 
-def _columns(table: Table, panel: str) -> list[str]:
-    return [column.format(table.baselines[panel]) for column in COLUMNS]
+def _told(table: Table, panel: str) -> tuple[list[str], list[list[str]]]:
+    """Columns of a panel that say something, and its rows."""
+    rows = [cells_of(row) for row in table.panels()[panel]]
+    used = [at for at in range(len(COLUMNS)) if any(row[at] for row in rows)]
+    columns = [COLUMNS[at].format(table.baselines[panel]) for at in used]
+    return columns, [[row[at] for at in used] for row in rows]
 
 
 def _note(table: Table) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from federation.accountant import epsilon, total
 from federation.errors import ConfigError, ConscienceError, UsageError
 from federation.ledger import tracker
+from federation.ledger.comparison import Curve, curves_picture
 from server.cli import app
 from server.compare import grid
 from server.compare.comparison import Place, Telling, compare, track
@@ -126,6 +127,35 @@ def test_a_panel_without_the_baseline_is_compared_with_its_first_arm(tmp_path: P
     assert list(found.table.baselines.values()) == ["fedit", "zeropad"]
     assert [row.arm for row in found.table.rows if row.difference is not None] == ["rbla"]
     assert "| against zeropad |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_an_arm_looks_the_same_in_every_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, int]] = []
+
+    def watched(curves: Mapping[str, Curve]) -> bytes:
+        drawn.append({arm: curve.look for arm, curve in curves.items()})
+        return curves_picture(curves)
+
+    monkeypatch.setattr("server.compare.report.curves_picture", watched)
+    moved = replace(SMALL, partition="shift:2")
+    cells = [replace(SMALL, strategy=name) for name in ("fedit", "ffa", "flora")]
+    cells += [replace(moved, strategy=name) for name in ("flora", "fedex", "fedit")]
+    compare(Place(tmp_path, mlflow=False), cells)
+    assert drawn == [{"fedit": 0, "ffa": 1, "flora": 2}, {"flora": 2, "fedex": 3, "fedit": 0}]
+
+
+def test_columns_that_say_nothing_are_left_out(tmp_path: Path) -> None:
+    compare(Place(tmp_path, mlflow=False), [SMALL, replace(SMALL, strategy="ffa")])
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    head = next(line for line in text.splitlines() if line.startswith("| arm"))
+    assert "| epsilon |" not in head
+    assert head.endswith("| server s/round | honest refused | seeds |")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<th>") == head.count("|") - 1
+    (row,) = [line for line in text.splitlines() if line.startswith("| ffa")]
+    assert row.count("|") == head.count("|")
 
 
 def test_noise_of_an_arm_stands_in_the_table(tmp_path: Path) -> None:
