@@ -178,9 +178,9 @@ def _shared(tasks: Sequence[Asking], nodes: int) -> list[Sequence[Asking]]:
 
 def _answers(reply: Message | None) -> Iterator[Answer]:
     if reply is None:
-        raise ProcessError("a node of Flower's simulation gave no answer")
+        raise ProcessError("a node gave no answer")
     if reply.has_error():
-        raise ProcessError(f"a node of Flower's simulation failed: {reply.error.reason}")
+        raise ProcessError(f"a node failed: {reply.error.reason}")
     record: Any = reply.content[RECORD]
     told = json.loads(record[TOLD])
     if "error" in told:

@@ -96,7 +96,7 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that are there; each is given once."""
-        known = [each for each in message_ids if each in self._replies]
+        known = [each for each in dict.fromkeys(message_ids) if each in self._replies]
         return [self._replies.pop(each).result() for each in known if self._replies[each].done()]
 
     def send_and_receive(

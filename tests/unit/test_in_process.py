@@ -70,7 +70,7 @@ def test_what_an_app_raises_is_the_reply_of_its_node_alone(workers: int) -> None
         ids = grid.push_messages(messages)
         replies: list[Message] = []
         while len(replies) < 3:
-            replies += grid.pull_messages(ids)
+            replies += grid.pull_messages([*ids, *ids])
         assert [each.has_error() for each in replies] != [False] * 3
         (failed,) = [each for each in replies if each.has_error()]
         assert failed.error.reason == "RuntimeError: out of memory"
