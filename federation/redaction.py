@@ -8,7 +8,7 @@ the process, whatever handlers its libraries add later; what children print is c
     [invitation]  what begins with conscience1:
     [key]         x25519 and ed25519 keys in tor's forms, PEM private keys
     [redacted]    values of tokens, passwords, Authorization, cookies, identity headers of Flower,
-                  and those of flat lists of them
+                  and those of lists and objects of them, up to three within one another
     0             numbers of eight digits and more under such a name in JSON
     ~             home folders
     [ip]          addresses that are neither this machine's nor of a private network
@@ -88,17 +88,25 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         "~",
     ),
 )
-# Lists under such a name, of which the rules above take the first value only. Name and values stand
-# in quotes of one kind: so a list in a string of JSON never goes on behind that string.
-_LISTS = tuple(
-    re.compile(
-        rf"""{quote}[\w-]{{0,24}}(?:{_NAMES})s?{quote}\s*:\s*[\[(]"""
-        rf"""(?:b?{quote}(?:[^"'\\\n]|{other}|\\.)*+{quote}|[^"'\[\](){{}}])*+[\])]""",
-        re.I,
-    )
-    for quote, other in (('"', "'"), ("'", "(?!)"))
-)
+
+
+def _within(quote: str, other: str) -> re.Pattern[str]:
+    """Lists and objects under such a name, of which the rules take the first value only.
+
+    Name and values stand in quotes of one kind: so a list in a string of JSON never goes on behind
+    that string.
+    """
+    parts = rf"""b?{quote}(?:[^"'\\\n]|{other}|\\.)*+{quote}|[^"'\[\](){{}}]"""
+    inside = rf"(?:{parts})*+"
+    for _ in range(2):
+        inside = rf"(?:{parts}|[\[({{]{inside}[\])}}])*+"
+    name = rf"{quote}[\w-]{{0,24}}(?:{_NAMES})s?{quote}"
+    return re.compile(rf"{name}\s*:\s*[\[({{]{inside}[\])}}]", re.I)
+
+
+_WITHIN = (_within('"', "'"), _within("'", "(?!)"))
 _VALUE = re.compile(r"""(["'])((?:(?!\1)[^\\\n]|\\.)*+)\1""")
+_COLON = re.compile(r"\s*:")
 _LONG = 8  # characters, as in the rules above
 _ONION_LENGTH, _KEY_LENGTH = 56, 52
 _BASE32_WORD = re.compile(
@@ -118,9 +126,9 @@ def redact(text: str) -> str:
             if word in lowered:
                 text = pattern.sub(shown, text)
                 break
-    if ("[" in text or "(" in text) and any(word in lowered for word in _NAME_WORDS):
-        for lists in _LISTS:
-            text = lists.sub(_list, text)
+    if any(sign in text for sign in "[({") and any(word in lowered for word in _NAME_WORDS):
+        for within in _WITHIN:
+            text = within.sub(_values, text)
     if max(map(len, text.split()), default=0) >= _KEY_LENGTH:
         text = _BASE32_WORD.sub(_base32_word, text)
     if text.count(".") >= 3:
@@ -180,12 +188,12 @@ def _print_thread_exception(failure: threading.ExceptHookArgs) -> None:
     _print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
 
 
-def _list(found: re.Match[str]) -> str:
+def _values(found: re.Match[str]) -> str:
     return _VALUE.sub(_value, found[0])
 
 
 def _value(found: re.Match[str]) -> str:
-    is_name = found.start() == 0  # of the list
+    is_name = _COLON.match(found.string, found.end())
     return found[0] if is_name or len(found[2]) < _LONG else f"{found[1]}[redacted]{found[1]}"
 
 

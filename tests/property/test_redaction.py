@@ -78,6 +78,38 @@ def test_no_value_of_a_named_list_survives(
     assert [type(each) for each in found[name]] == [type(each) for each in values]
 
 
+def nested(values: st.SearchStrategy[object], depth: int) -> st.SearchStrategy[object]:
+    """Lists and objects within one another, at most `depth` of them."""
+    for _ in range(depth - 1):
+        values |= st.lists(values, max_size=3) | st.dictionaries(short, values, max_size=3)
+    return st.lists(values, min_size=1, max_size=3) | st.dictionaries(short, values, min_size=1)
+
+
+def strings(value: object) -> list[str]:
+    """All that are not names, wherever they are."""
+    if isinstance(value, str):
+        return [value]
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return [text for each in inner for text in strings(each)] if isinstance(inner, list) else []
+
+
+@given(
+    st.sampled_from(["tokens", "secret", "password", "Set-Cookie"]),
+    nested(raw32.map(bytes.hex) | st.integers() | short, 3),
+    st.sampled_from([json.dumps, repr]),
+)
+@example(name="cookies", value=[{"name": "sid", "value": "a" * 64}], write=json.dumps)
+@example(name="password", value={"of": [["b" * 64], {"c": "d" * 64}]}, write=repr)
+def test_no_value_within_survives_and_names_do(
+    name: str, value: object, write: Callable[[object], str]
+) -> None:
+    cleaned = redact(write({name: value, "kept": "a" * 20}))
+    found = ast.literal_eval(cleaned) if write is repr else json.loads(cleaned)
+    assert found["kept"] == "a" * 20
+    assert len(strings(found[name])) == len(strings(value))
+    assert not [text for text in strings(value) if len(text) == 64 and text in cleaned]
+
+
 json_values = st.recursive(
     st.none()
     | st.integers()
