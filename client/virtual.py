@@ -201,7 +201,7 @@ def serve(asking: IO[bytes], answering: IO[bytes]) -> None:
         try:
             content, blob = nodes.answer(*frame)
         except ConscienceError as err:
-            content, blob = {"error": err.message, "hint": err.hint}, b""
+            content, blob = err.to_json(), b""
         write_frame(answering, content, blob)
 
 

@@ -25,7 +25,8 @@ ConscienceError                 1  a step, check or gate failed
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class ConscienceError(Exception):
@@ -42,6 +43,10 @@ class ConscienceError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def to_json(self) -> dict[str, Any]:
+        """For another process of ours, which makes an error of it again (`error_from`)."""
+        return {"error": self.message, "hint": self.hint, "code": self.exit_code}
 
 
 class UsageError(ConscienceError):
@@ -156,3 +161,13 @@ class RoundError(ConscienceError):
     """A round could not be opened or finished."""
 
     exit_code = 70
+
+
+def error_from(content: Mapping[str, Any]) -> ConscienceError:
+    """The error that another process told, as the topmost class with its exit code."""
+    kinds: list[type[ConscienceError]] = [ConscienceError]
+    for kind in kinds:  # grows
+        if kind.exit_code == content["code"]:
+            return kind(content["error"], hint=content["hint"])
+        kinds += kind.__subclasses__()
+    return ConscienceError(content["error"], hint=content["hint"])

@@ -20,8 +20,8 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from federation.adapter.tensors import Arrays, load_arrays, save_tensors
-from federation.errors import ConscienceError, ProcessError
-from server.compare.players import Question
+from federation.errors import ConscienceError, ProcessError, error_from
+from server.compare.players import Question, starts_of
 from server.compare.workers import Answer, Asking
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
@@ -114,8 +114,7 @@ class FlowerLab(Lab):
 
 def trained(players: FlowerNodes, jobs: Sequence[Job]) -> Iterator[Arrays]:
     """Have each job done by a node that needs to know nothing else."""
-    starts = {id(job.start): job.start for job in jobs}
-    blobs = {name: save_tensors(start) for name, start in starts.items()}
+    blobs = starts_of(jobs)
     tasks: list[Asking] = []
     for job in jobs:
         values = {"client": job.client, "round": job.number, "trains": sorted(job.trains)}
@@ -144,7 +143,7 @@ def reply_to(message: Message, answers: Sequence[Answer]) -> Message:
 
 def refusal_of(message: Message, err: ConscienceError) -> Message:
     """The message that says what could not be done."""
-    record = ConfigRecord({TOLD: json.dumps({"error": err.message, "hint": err.hint})})
+    record = ConfigRecord({TOLD: json.dumps(err.to_json())})
     return Message(RecordDict({RECORD: record}), reply_to=message)
 
 
@@ -184,5 +183,5 @@ def _answers(reply: Message | None) -> Iterator[Answer]:
     record: Any = reply.content[RECORD]
     told = json.loads(record[TOLD])
     if "error" in told:
-        raise ConscienceError(told["error"], hint=told["hint"])
+        raise error_from(told)
     return zip(told["answers"], record[BLOBS], strict=True)

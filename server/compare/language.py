@@ -15,7 +15,7 @@ from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.tensors import Arrays, load_arrays, save_tensors
 from federation.errors import ConfigError
 from federation.model.documents import Document, fingerprint
-from server.compare.players import Players
+from server.compare.players import Players, starts_of
 from server.compare.workers import Asking
 from strategies.compare.attacks import parse
 from strategies.compare.federate import Job, Measured
@@ -128,9 +128,7 @@ class LanguageTask:
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Arrays]:
         """Train side by side; what was trained before is not trained again."""
-        starts = {id(job.start): job.start for job in jobs}
-        blobs = {name: save_tensors(start) for name, start in starts.items()}
-        setting = self._setting
+        blobs, setting = starts_of(jobs), self._setting
         tasks: list[Asking] = []
         names: list[str] = []
         for job in jobs:

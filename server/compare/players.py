@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from federation.adapter.tensors import load_arrays, save_tensors
-from federation.errors import ConscienceError
 from server.compare.workers import Answer, Asking, Worker
 from strategies.compare.federate import Job
 from strategies.compare.lab import Lab
@@ -116,7 +115,8 @@ class Player:
         """Answer for the clients of one node, in the order of the tasks.
 
         Raises:
-            ConscienceError: it could not be done; the worker is opened anew for the next question.
+            ConscienceError: it could not be done; whatever is raised, the worker is opened anew for
+                the next question.
         """
         try:
             if asked.opening != self._opening:
@@ -125,7 +125,7 @@ class Player:
                 return [(self._opened, b"")] * len(asked.tasks)
             self._lay(asked)
             return self._worker.each(asked.tasks)
-        except ConscienceError:
+        except BaseException:  # also when interrupted, with an answer still in the pipe
             self._opening = {}
             raise
 
@@ -175,3 +175,9 @@ class Stage:
 
 
 STAGE = Stage()  # of this process
+
+
+def starts_of(jobs: Sequence[Job]) -> dict[int, bytes]:
+    """What jobs begin with, as bytes, by its `id`: most of a round's begin with the same."""
+    starts = {id(job.start): job.start for job in jobs}
+    return {name: save_tensors(start) for name, start in starts.items()}

@@ -80,7 +80,7 @@ def markdown(
     lines += [f"**Not fair:** {line}" for line in table.unfair]
     for panel, rows in table.panels().items():
         lines += [f"## {panel}", "", f"Start {rows[0].start:.4f}. {bytes_note(table, panel)}", ""]
-        lines += _markdown_table(*_told(table, panel))
+        lines += _markdown_table(*_told(rows, table.baselines[panel]))
     matrix = attack_matrix(table)
     for place, losses in matrix.items():
         attacks = list(dict.fromkeys(kind for each in losses.values() for kind in each))
@@ -106,7 +106,7 @@ def html(
     for panel, rows in table.panels().items():
         intro = f"Start {rows[0].start:.4f}. {bytes_note(table, panel)}"
         parts.append(f"<h2>{escape(panel)}</h2><p>{escape(intro)}</p>")
-        parts.append(_html_table(*_told(table, panel)))
+        parts.append(_html_table(*_told(rows, table.baselines[panel])))
         curves = {row.arm: Curve(row.curve, looks[row.arm]) for row in rows}
         parts.append(_picture(curves_picture(curves), f"loss by round and by bytes: {panel}"))
         spans = {
@@ -202,12 +202,12 @@ def bytes_note(table: Table, panel: str) -> str:
     return "Arms moved different bytes: see MB up and down."
 
 
-def _told(table: Table, panel: str) -> tuple[list[str], list[list[str]]]:
+def _told(rows: Sequence[Row], baseline: str) -> tuple[list[str], list[list[str]]]:
     """Columns of a panel that say something, and its rows."""
-    rows = [cells_of(row) for row in table.panels()[panel]]
-    used = [at for at in range(len(COLUMNS)) if any(row[at] for row in rows)]
-    columns = [COLUMNS[at].format(table.baselines[panel]) for at in used]
-    return columns, [[row[at] for at in used] for row in rows]
+    texts = [cells_of(row) for row in rows]
+    used = [at for at in range(len(COLUMNS)) if any(row[at] for row in texts)]
+    columns = [COLUMNS[at].format(baseline) for at in used]
+    return columns, [[row[at] for at in used] for row in texts]
 
 
 def _note(table: Table) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from federation.errors import ConscienceError, ProcessError
+from federation.errors import ProcessError, error_from
 from federation.flower_env import flower_environment
 from federation.frames import read_frame, write_frame
 
@@ -55,7 +55,7 @@ class Worker:
             raise ProcessError("a worker ended in the middle of its work (out of memory?)")
         content, found = frame
         if "error" in content:
-            raise ConscienceError(content["error"], hint=content["hint"])
+            raise error_from(content)
         return content, found
 
     def each(self, tasks: Sequence[Asking]) -> list[Answer]:

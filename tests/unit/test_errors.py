@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 
 import pytest
 
 from federation import errors
-from federation.errors import ConscienceError
+from federation.errors import ConscienceError, error_from
 
 CLASSES = [
     kind
@@ -49,3 +50,17 @@ def test_an_error_carries_its_sentence_and_the_next_step() -> None:
     assert str(error) == error.message == "outbox is full"
     assert error.hint == "Free some space."
     assert ConscienceError("no hint").hint == ""
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: str(kind.__name__))
+def test_what_another_process_told_is_an_error_again_with_its_exit_code(
+    kind: type[ConscienceError],
+) -> None:
+    error = kind("what", hint="next")
+    again = error_from(json.loads(json.dumps(error.to_json())))
+    assert (again.message, again.hint, again.exit_code) == ("what", "next", kind.exit_code)
+    assert isinstance(error, type(again))
+
+
+def test_a_code_that_nobody_has_is_an_error_still() -> None:
+    assert type(error_from({"error": "what", "hint": "", "code": 99})) is ConscienceError

@@ -228,7 +228,7 @@ def test_what_a_player_cannot_do_is_said_with_the_next_step_and_the_next_one_is_
         nodes = over.get_node_ids()
         (first,) = FlowerNodes(over, nodes, {"setting": good}).each([task])
         for opening in (bad, bad):
-            with pytest.raises(ConscienceError, match="'shift:x' is no partition") as caught:
+            with pytest.raises(UsageError, match="'shift:x' is no partition") as caught:
                 next(FlowerNodes(over, nodes, {"setting": opening}).each([task]))
             assert caught.value.hint.startswith("Write shift:H")
         assert list(FlowerNodes(over, nodes, {"setting": good}).each([task])) == [first]

@@ -19,7 +19,7 @@ from client.training import Session, Start, TrainingPlan, train
 from client.virtual import VirtualNodes, batches, serve, starter
 from federation.adapter.format import AdapterSpec, initial_arrays
 from federation.adapter.tensors import Arrays, TensorFile, save_tensors
-from federation.errors import ConscienceError, ModelError, ProcessError
+from federation.errors import ModelError, ProcessError, UsageError
 from federation.frames import read_frame, write_frame
 from federation.model.documents import Document
 from federation.model.grounded import Ground
@@ -269,7 +269,7 @@ def test_a_real_worker_measures_and_its_errors_come_over_the_pipe(
     blob = save_tensors(random_arrays(spec, 1, 0.1))
     real = Worker()
     try:
-        with pytest.raises(ConscienceError, match="no file"):
+        with pytest.raises(UsageError, match="no file"):
             real.ask("open", **opening, data=[str(tmp_path / "none.jsonl")])
         opened, _ = real.ask("open", **opening, data=[])
         assert opened["spec"] == spec.to_json()
@@ -308,7 +308,7 @@ def test_nodes_of_real_workers_answer_in_order_and_a_dead_worker_is_begun_anew(
         assert not np.allclose(moved, plain, rtol=1e-3)
         for player in STAGE._free:
             player._worker._process.kill()  # type: ignore[attr-defined]
-        with pytest.raises(ConscienceError, match="ended in the middle"):
+        with pytest.raises(ProcessError, match="ended in the middle"):
             losses(nodes)
         assert losses(nodes) == moved
         processes = [player._worker._process for player in STAGE._free]  # type: ignore[attr-defined]
